@@ -1,0 +1,270 @@
+"""The Python API: fit a folder, open a run or a bundle, predict, evaluate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvtune_edge.runtime import Bundle, Prediction, Unreadable
+
+from cvtune.config import Config, load_config
+from cvtune.console import Console
+from cvtune.errors import DataError, RunError
+from cvtune.rundir import RunDir, bundle_of, read_json
+
+if TYPE_CHECKING:
+    from cvtune.data.index import DatasetIndex
+    from cvtune.evaluation.metrics import Metrics
+    from cvtune.evaluation.predictions import Predictions
+    from cvtune.models.head import Classifier, HeadFactory
+
+PathLike = str | Path
+
+
+def fit(
+    folder: PathLike,
+    *,
+    out: PathLike | None = None,
+    config: Config | PathLike | None = None,
+    head: HeadFactory | None = None,
+    augmentation: Callable[..., dict[str, Any]] | None = None,
+    callbacks: Sequence[Any] = (),
+    loggers: Sequence[Any] = (),
+    trainer: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    **flags: Any,
+) -> Run:
+    """Fine-tune a classifier on a labelled folder and export it as a tested ONNX bundle.
+
+    Args:
+        folder: `class/**/image`, or train/, val/, test/ above the classes.
+        out: the run directory, `runs/<folder>-<n>` when unset.
+        config: settings, or a TOML file with some of them.
+        head: called with (embedding width D, classes K), gives a `torch.nn.Module` from [N, D] to logits [N, K].
+        augmentation: an albumentations transform for uint8 [S, S, 3], in place of the preset's.
+        callbacks: Lightning callbacks for the tail and all stages.
+        loggers: Lightning loggers, beside the run's own metrics.csv.
+        trainer: further arguments of `lightning.Trainer`, such as `{"accelerator": "gpu"}`.
+        console: where progress is told; nowhere when unset.
+        **flags: preset, seed, and the keys of [model] and [data], or dotted ones:
+            `backbone="resnet18", **{"train.tail.steps": 100}`.
+
+    Returns:
+        The run, complete.
+
+    Raises:
+        CvtuneError: something the user can mend.
+    """
+    from cvtune.pipeline import fit as run_pipeline
+    from cvtune.steps import Plugins
+
+    plugins = Plugins(head, augmentation, tuple(callbacks), tuple(loggers), dict(trainer or {}))
+    settings = config if isinstance(config, Config) and not flags else _settings(config, flags)
+    outcome = run_pipeline(
+        Path(folder),
+        settings,
+        out=None if out is None else Path(out),
+        plugins=plugins,
+        console=console or Console(quiet=True),
+    )
+    return Run(outcome.run, exit_code=outcome.exit_code)
+
+
+def load_run(path: PathLike) -> Run:
+    """Open a run that `fit` wrote.
+
+    Raises:
+        RunError: the folder is not a run, or holds no bundle yet.
+    """
+    run = RunDir.open(path)
+    if not (run.bundle / "manifest.json").is_file():
+        raise RunError(f"{path}: the run ended before its first model", hint="fit the folder again with another --out")
+    return Run(run)
+
+
+def load_bundle(path: PathLike, *, threads: int | None = None) -> Bundle:
+    """Open a bundle, or the bundle of a run.
+
+    Raises:
+        BundleError: no bundle, or one whose files were changed.
+    """
+    return Bundle(bundle_of(Path(path)), threads=threads)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a bundle says about a labelled folder.
+
+    Attributes:
+        predictions: answers and truth, in the order of the folder.
+        metrics: the figures.
+        side: "test" where the folder has sides of its own and only that one was scored, else "all".
+        skipped: files that could not be read, with reasons.
+    """
+
+    predictions: Predictions
+    metrics: Metrics
+    side: str
+    skipped: tuple[tuple[str, str], ...]
+
+
+def evaluate(
+    bundle: Bundle, folder: PathLike, *, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Evaluation:
+    """Score a labelled folder; where it has a test/ side, only that one.
+
+    Args:
+        bundle: from :func:`load_bundle`.
+        folder: class folders named like the bundle's classes; they need not all be there.
+        progress: called with (done, total).
+
+    Raises:
+        DataError: the folder cannot be used, or has classes that the bundle does not know.
+    """
+    from cvtune.data.index import build_index
+
+    index = build_index(folder, trainable=False)
+    side = "test" if any(image.side == "test" for image in index.images) else "all"
+    images = [image for image in index.images if side == "all" or image.side == "test"]
+    index = _with_classes(replace(index, images=tuple(images)), bundle.classes, Path(folder))
+    return _score(bundle, index, side, progress)
+
+
+class Run:
+    """A fine-tuned model with its figures; from :func:`fit` or :func:`load_run`.
+
+    Args:
+        directory: of the run.
+        exit_code: 0, or 130 / 143 where the fit was asked to stop.
+    """
+
+    def __init__(self, directory: RunDir, *, exit_code: int = 0) -> None:
+        self.directory = directory
+        self.exit_code = exit_code
+        self._bundle: Bundle | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.directory.root
+
+    @property
+    def bundle(self) -> Bundle:
+        """The exported model, as the line runs it."""
+        if self._bundle is None:
+            self._bundle = Bundle(self.directory.bundle)
+        return self._bundle
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.bundle.classes
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: figures of the val, calib and test sides."""
+        return dict(read_json(self.directory.metrics))
+
+    def predict(self, paths: PathLike | Iterable[PathLike]) -> Iterator[Prediction | Unreadable]:
+        """Answers for files and folders, one at a time, in order.
+
+        Args:
+            paths: one file or folder, or several.
+        """
+        from cvtune_edge.files import find_images
+
+        several = [paths] if isinstance(paths, str | Path) else paths
+        return self.bundle.stream(find_images(Path(path) for path in several))
+
+    def evaluate(self, folder: PathLike) -> Evaluation:
+        """Score a labelled folder; see :func:`evaluate`."""
+        return evaluate(self.bundle, folder)
+
+    def report(self) -> Path:
+        """Build report.html again from the run's files."""
+        from cvtune.report import build_report
+
+        return build_report(self.directory)
+
+    def model(self, *, head: HeadFactory | None = None) -> Classifier:
+        """The trained torch classifier, in eval mode; its input is normalised by model.json's mean and std.
+
+        Args:
+            head: the factory that the fit was given, where the head is not the linear one.
+
+        Raises:
+            RunError: the head is the user's own and no factory was given.
+        """
+        from safetensors.torch import load_file
+
+        from cvtune.models.backbone import create_empty
+        from cvtune.models.head import Classifier, LinearHead
+
+        facts = read_json(self.directory.model)
+        if facts["head"] != "linear" and head is None:
+            raise RunError(f"{self.path}: the head is a {facts['head']} of your own", hint="pass head=... to model()")
+        backbone = create_empty(facts["backbone"], size=facts["size"])
+        classifier = Classifier(backbone, (head or LinearHead)(backbone.width, len(facts["classes"])))
+        classifier.load_state_dict(load_file(self.directory.weights))
+        return classifier.eval()
+
+
+_SECTIONS = {"backbone": "model", "weights": "model", "download": "model", "from_scratch": "model"} | {
+    "accept_license": "model",
+    "group_by": "data",
+    "size": "image",
+    "resize": "image",
+    "roi": "image",
+    "mask": "image",
+    "budget": "train",
+}
+
+
+def _settings(config: Config | PathLike | None, flags: Mapping[str, Any]) -> Config:
+    rest = dict(flags)
+    preset = rest.pop("preset", None)
+    dotted = {f"{_SECTIONS[key]}.{key}" if key in _SECTIONS else key: value for key, value in rest.items()}
+    if isinstance(config, Config):
+        from cvtune.config import merge_flags
+
+        return merge_flags(config, dotted if preset is None else {**dotted, "preset": preset})
+    return load_config(preset or "auto", None if config is None else Path(config), dotted)
+
+
+def _with_classes(index: DatasetIndex, classes: tuple[str, ...], folder: Path) -> DatasetIndex:
+    unknown = sorted({index.classes[image.label] for image in index.images} - set(classes))
+    if unknown:
+        raise DataError(
+            f"{folder}: classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}",
+            hint="rename the folders to the model's classes, or leave them out",
+        )
+    images = tuple(replace(image, label=classes.index(index.classes[image.label])) for image in index.images)
+    return replace(index, classes=classes, images=images)
+
+
+def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[int, int], None]) -> Evaluation:
+    import numpy as np
+
+    from cvtune.evaluation.metrics import score
+    from cvtune.evaluation.predictions import Predictions
+
+    skipped = [(one.path, one.reason) for one in index.skipped]
+    kept, rows = [], []
+    stream = bundle.stream(index.root / image.path for image in index.images)
+    for done, (image, answer) in enumerate(zip(index.images, stream, strict=True), start=1):
+        progress(done, len(index.images))
+        if isinstance(answer, Unreadable):
+            skipped.append((image.path, answer.reason))
+        else:
+            kept.append(image)
+            rows.append(answer.probabilities)
+    if not kept:
+        raise DataError(f"{index.root}: none of the {len(index.images)} images can be read", hint="see the reasons above")
+    truth = np.array([image.label for image in kept], np.int64)
+    predictions = Predictions(tuple(image.path for image in kept), truth, np.stack(rows), bundle.classes)
+    return Evaluation(predictions, score(predictions), side, tuple(skipped))

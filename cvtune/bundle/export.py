@@ -1,0 +1,137 @@
+"""From the trained classifier to `RUN/bundle`: write beside, ask with the user's own files, swap only when it passed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from cvtune_edge.manifest import SCHEMA, Manifest, file_sha256
+from cvtune_edge.runtime import Bundle
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from cvtune.bundle.gate import Parity, answers, check, compare
+from cvtune.bundle.graph import build_model, classes_json
+from cvtune.data.preprocess import Preprocessing
+from cvtune.models.head import Classifier
+from cvtune.models.normalize import Normalize
+from cvtune.rundir import write_bytes, write_json
+
+Floats = NDArray[np.float32]
+MODEL = "model.onnx"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Product:
+    """Everything a bundle is made of, apart from the classifier.
+
+    Attributes:
+        name: of the run.
+        classes: names in class order.
+        backbone: timm's name.
+        weights: source, licence and sha256 of the pretrained weights.
+        preprocessing: frame to pixels.
+        temperature: divides the logits.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    backbone: str
+    weights: dict[str, str]
+    preprocessing: Preprocessing
+    temperature: float
+
+
+def export_bundle(
+    folder: Path,
+    product: Product,
+    classifier: Classifier,
+    *,
+    logits: Floats,
+    root: Path,
+    paths: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> tuple[Parity, Floats]:
+    """Write the bundle if it answers like the classifier; else leave the one that is there.
+
+    Args:
+        folder: where the bundle goes.
+        product: what it is.
+        classifier: in eval mode.
+        logits: float32 [n, K], the classifier's answers for `paths`.
+        root: of the folder of images.
+        paths: n images of the val, calib and test sides.
+        progress: called after each image.
+
+    Returns:
+        The parity that was measured, and the bundle's own probabilities [n, K].
+
+    Raises:
+        GateError: it answers otherwise.
+    """
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    normalize = Normalize(product.preprocessing.mean, product.preprocessing.std)
+    model = build_model(
+        product.preprocessing, normalize, classifier, temperature=product.temperature, metadata=_metadata(product)
+    )
+    write_bytes(beside / MODEL, model.SerializeToString())
+    manifest = _manifest(product, classifier.backbone.width, beside)
+    write_json(beside / MANIFEST, manifest.to_json())
+    exported = answers(Bundle(beside), root, paths, progress=progress)
+    parity = compare(softmax(logits / product.temperature, axis=1), exported)
+    check(parity)
+    write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
+    _swap(beside, folder)
+    return parity, exported
+
+
+def _metadata(product: Product) -> dict[str, str]:
+    return {
+        "cvtune": version("cvtune"),
+        "name": product.name,
+        "classes": classes_json(product.classes),
+        "size": str(product.preprocessing.size),
+        "colour": "RGB",
+        "backbone": product.backbone,
+    }
+
+
+def _manifest(product: Product, width: int, folder: Path) -> Manifest:
+    pre = product.preprocessing
+    return Manifest(
+        schema=SCHEMA,
+        name=product.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cvtune_version=version("cvtune"),
+        classes=product.classes,
+        backbone=product.backbone,
+        size=pre.size,
+        resize=pre.resize,
+        roi=pre.roi,
+        frame_size=pre.frame_size,
+        embedding=width,
+        temperature=product.temperature,
+        weights=product.weights,
+        parity={},
+        files={MODEL: file_sha256(folder / MODEL)},
+        versions={name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")},
+    )
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put the new folder in the old one's place; no system replaces a folder that is not empty in one step."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)

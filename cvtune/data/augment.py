@@ -1,0 +1,99 @@
+"""What may change in a training image without changing its class, and a random state for each sample.
+
+albumentations 2.0.8 hands the same random sequence to every forked worker and epoch, so each sample is seeded from
+(seed, epoch, index): the same picture comes out whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvtune.config import AugmentConfig
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version when imported
+
+Pixels = NDArray[np.uint8]
+Augmentation = Callable[..., dict[str, Any]]  # an albumentations transform: image=[H, W, 3] uint8 -> {"image": ...}
+
+
+def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
+    """The transform of a policy.
+
+    Args:
+        config: which changes are allowed and how strong.
+        size: side length of the square input in pixels.
+
+    Returns:
+        An albumentations `Compose` that takes and gives uint8 [size, size, 3] RGB.
+    """
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)  # the network has the cores
+    reflect = cv2.BORDER_REFLECT_101
+    steps: list[Any] = []
+    if config.hflip:
+        steps.append(A.HorizontalFlip(p=0.5))
+    if config.vflip:
+        steps.append(A.VerticalFlip(p=0.5))
+    if config.quarter_turns:
+        steps.append(A.RandomRotate90(p=0.75))
+    if config.rotate or config.shift:
+        steps.append(
+            A.Affine(
+                rotate=(-config.rotate, config.rotate),
+                translate_percent=(-config.shift, config.shift),
+                border_mode=reflect,
+                p=0.7,
+            )
+        )
+    if config.scale[0] < 1:
+        steps.append(A.RandomResizedCrop((size, size), scale=config.scale, ratio=(0.85, 1.18), p=0.8))
+    return A.Compose(steps + _photometric(config, size), seed=0)
+
+
+def _photometric(config: AugmentConfig, size: int) -> list[Any]:
+    import albumentations as A
+
+    steps: list[Any] = []
+    if config.brightness or config.contrast or config.saturation or config.hue:
+        jitter = (config.brightness, config.contrast, config.saturation, config.hue)
+        steps.append(
+            A.ColorJitter(brightness=jitter[0], contrast=jitter[1], saturation=jitter[2], hue=jitter[3], p=0.8)
+        )
+    if config.blur:
+        steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.5), p=config.blur))
+    if config.noise:
+        steps.append(A.GaussNoise(std_range=(0.01, 0.05), p=config.noise))
+    if config.erase:
+        side = (max(1, size // 20), max(2, size // 8))
+        steps.append(
+            A.CoarseDropout(
+                num_holes_range=(1, 2), hole_height_range=side, hole_width_range=side, fill=0, p=config.erase
+            )
+        )
+    return steps
+
+
+def augment(transform: Augmentation, image: Pixels, *, key: tuple[int, int, int]) -> Pixels:
+    """One augmented image, decided by its key alone.
+
+    Args:
+        transform: from :func:`build_augmentation`, or any callable of the albumentations form.
+        image: uint8 [H, W, 3].
+        key: (seed, epoch, index).
+
+    Returns:
+        uint8 [H, W, 3], the same for the same key on every system and in every worker.
+    """
+    state = int(np.random.SeedSequence(key).generate_state(1)[0])
+    reseed = getattr(transform, "set_random_seed", None)
+    if reseed is not None:
+        reseed(state)
+    result: Pixels = transform(image=image)["image"]
+    return result

@@ -1,0 +1,252 @@
+"""From the camera's frame to the network's pixels: one ONNX graph that fills the training cache and runs on the line.
+
+The graph stays in uint8, because onnxruntime's uint8 resize is what both sides compute; a float resize flips decisions
+(DESIGN, "One preprocessing").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from cvtune_edge.decode import read_image
+from onnx import helper, numpy_helper
+
+from cvtune.errors import ConfigError, ImageError
+
+OPSET: Final = 20
+IR_VERSION: Final = 10  # the newest that every onnxruntime >= 1.18 loads
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """What happens to a frame before the network sees it.
+
+    Args:
+        size: side S of the network's square input, pixels.
+        resize: `stretch` the whole frame to the square, `pad` it keeping its shape, or `crop` its central square.
+        roi: x, y, width, height in pixels of the frame; None looks at all of it.
+        mask: uint8 or bool [H, W] of the frame's size, zero where nothing is to be looked at.
+        interpolation: `linear` or `cubic`, both antialiased.
+        mean: of the weights, per channel, for values in 0..1; the network's graph applies it.
+        std: likewise.
+
+    Raises:
+        ConfigError: a size, roi or mask that makes no sense; all problems at once.
+    """
+
+    size: int
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    roi: Box | None = None
+    mask: npt.NDArray[Any] | None = None
+    interpolation: Literal["linear", "cubic"] = "cubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        problems = [*self._choice_problems(), *self._place_problems()]
+        if problems:
+            raise ConfigError("\n".join(problems), hint="see [image] in configs/default.toml")
+
+    def _choice_problems(self) -> list[str]:
+        checks = {
+            f"size {self.size}: expected at least 1 pixel": self.size >= 1,
+            f"resize '{self.resize}': expected stretch, pad or crop": self.resize in ("stretch", "pad", "crop"),
+            f"interpolation '{self.interpolation}': expected linear or cubic": self.interpolation in _MODES,
+            f"std {self.std}: expected three numbers above 0": len(self.std) == 3 and min(self.std) > 0,
+            f"mean {self.mean}: expected three numbers": len(self.mean) == 3,
+        }
+        return [problem for problem, fine in checks.items() if not fine]
+
+    def _place_problems(self) -> list[str]:
+        problems: list[str] = []
+        if self.roi is not None and (len(self.roi) != 4 or min(self.roi[:2]) < 0 or min(self.roi[2:]) < 1):
+            return [f"roi {self.roi}: expected x,y,width,height with x, y at least 0 and width, height at least 1"]
+        if self.mask is None:
+            return problems
+        if self.mask.ndim != 2:
+            return [f"mask of shape {self.mask.shape}: expected [H, W]"]
+        height, width = self.mask.shape
+        if self.roi is not None and not _fits(self.roi, height, width):
+            problems.append(f"roi {_text(self.roi)} reaches beyond the mask, which is {width} x {height} pixels")
+        elif self.window is None:
+            problems.append("the mask is black everywhere inside the region: nothing is left to look at")
+        return problems
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(H, W) that every frame must have, where a mask asks for it."""
+        return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
+
+    @property
+    def window(self) -> Box | None:
+        """x, y, width, height of what is cut out: the roi, narrowed to the mask's bounding box; None is everything."""
+        if self.mask is None:
+            return self.roi
+        x0, y0, width, height = self.roi or (0, 0, self.mask.shape[1], self.mask.shape[0])
+        ys, xs = np.nonzero(self.mask[y0 : y0 + height, x0 : x0 + width])
+        if not len(ys):
+            return None
+        top, left = int(ys.min()), int(xs.min())
+        return x0 + left, y0 + top, int(xs.max()) - left + 1, int(ys.max()) - top + 1
+
+    def misfit(self, height: int, width: int) -> str | None:
+        """Why a frame of this size cannot be used, or None; without it onnxruntime would clip the region silently."""
+        if self.frame_size is not None and self.frame_size != (height, width):
+            return f"{width} x {height} pixels, the mask is {self.frame_size[1]} x {self.frame_size[0]}"
+        if self.roi is not None and not _fits(self.roi, height, width):
+            return f"{width} x {height} pixels, too small for the roi {_text(self.roi)}"
+        return None
+
+
+def load_mask(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a mask image: 1 where it is white (128 and above, mean of the channels), 0 where it is black.
+
+    Returns:
+        uint8 [H, W] of zeros and ones.
+
+    Raises:
+        ConfigError: the file is missing, no image, or black everywhere.
+    """
+    try:
+        pixels: npt.NDArray[np.uint8] = read_image(path).pixels
+    except (ImageError, OSError) as error:
+        reason = error.message if isinstance(error, ImageError) else f"{path}: {error.strerror or error}"
+        raise ConfigError(f"mask {reason}", hint="expected an image of the frame's size, white where to look") from None
+    mask: npt.NDArray[np.uint8] = (pixels.mean(axis=2) >= 128).astype(np.uint8)
+    if not mask.any():
+        raise ConfigError(
+            f"mask {path}: black everywhere, nothing is left to look at", hint="paint white what is to be looked at"
+        )
+    return mask
+
+
+def small_things_note(median_width: float, size: int) -> str | None:
+    """What becomes of a small defect, in words, when frames are at least twice as wide as the network's input.
+
+    Args:
+        median_width: of the frames, or of the roi, in pixels.
+        size: side of the network's input in pixels.
+    """
+    if median_width < 2 * size:
+        return None
+    pixels = f"{size / 100:.1f}".removesuffix(".0")
+    return (
+        f"the images are {median_width:.0f} px wide: a defect of 1 % of the width is {pixels} px at {size} "
+        f"(--size or --roi to see more of it)"
+    )
+
+
+def frame_graph(pre: Preprocessing) -> onnx.ModelProto:
+    """The graph `image` uint8 [N, H, W, 3] RGB -> `pixels` uint8 [N, 3, S, S].
+
+    All names but those two start with `frame_`, so that it can be joined with a network's graph. `pad` fills with the
+    weights' mean grey: after normalisation that is about zero, what convolutions pad with themselves.
+    """
+    build = _Builder()
+    name = _cut(build, pre, "image")
+    name = build("Transpose", [name], perm=[0, 3, 1, 2])  # [N, 3, H, W]: the layout that resizes uint8 antialiased
+    name = {"stretch": _stretch, "pad": _pad, "crop": _crop}[pre.resize](build, pre, name)
+    build.node("Identity", [name], "pixels")
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["N", "H", "W", 3])
+    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", 3, pre.size, pre.size])
+    graph = helper.make_graph(build.nodes, "frame", [image], [pixels], build.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model.producer_name = "cvtune"
+    onnx.checker.check_model(model)
+    return model
+
+
+_MODES: Final[Mapping[str, dict[str, Any]]] = {
+    "linear": {"mode": "linear"},
+    "cubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
+}
+
+
+class _Builder:
+    """Nodes and constants in order, with counted names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        name = f"frame_{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+
+    def __call__(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        output = f"frame_{len(self.nodes)}"
+        self.node(kind, inputs, output, **attributes)
+        return output
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        name = f"frame_constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def shape(self, name: str, start: int, end: int) -> str:
+        return self("Shape", [name], start=start, end=end)
+
+
+def _cut(build: _Builder, pre: Preprocessing, name: str) -> str:
+    if pre.window is None:
+        return name
+    x, y, width, height = pre.window
+    name = build("Slice", [name, build.ints(y, x), build.ints(y + height, x + width), build.ints(1, 2)])
+    if pre.mask is None:
+        return name
+    inside = (pre.mask[y : y + height, x : x + width] != 0)[None, :, :, None]  # [1, H, W, 1]
+    return build("Where", [build.constant(inside), name, build.constant(np.zeros(1, np.uint8))])
+
+
+def _resize(build: _Builder, pre: Preprocessing, name: str, height_width: str) -> str:
+    # Four sizes instead of axes=[2, 3]: with axes, linear uint8 fails behind onnxruntime's transpose optimizer ("sizes
+    # (0) does not match the number of axes").
+    sizes = build("Concat", [build.shape(name, 0, 2), height_width], axis=0)
+    options = {"coordinate_transformation_mode": "half_pixel", "antialias": 1, **_MODES[pre.interpolation]}
+    return build("Resize", [name, "", "", sizes], **options)
+
+
+def _stretch(build: _Builder, pre: Preprocessing, name: str) -> str:
+    return _resize(build, pre, name, build.ints(pre.size, pre.size))
+
+
+def _pad(build: _Builder, pre: Preprocessing, name: str) -> str:
+    shape = build.shape(name, 2, 4)
+    longest = build("ReduceMax", [shape], keepdims=1)
+    doubled = build("Add", [build("Mul", [shape, build.ints(2 * pre.size)]), longest])
+    scaled = build("Div", [doubled, build("Mul", [longest, build.ints(2)])])  # integers: size * side / longest, rounded
+    scaled = build("Max", [scaled, build.ints(1)])
+    name = _resize(build, pre, name, scaled)
+    missing = build("Sub", [build.ints(pre.size, pre.size), scaled])
+    before = build("Div", [missing, build.ints(2)])
+    none = build.ints(0, 0)
+    pads = build("Concat", [none, before, none, build("Sub", [missing, before])], axis=0)
+    grey = np.array(round(255 * sum(pre.mean) / 3), np.uint8)
+    return build("Pad", [name, pads, build.constant(grey)], mode="constant")
+
+
+def _crop(build: _Builder, pre: Preprocessing, name: str) -> str:
+    shape = build.shape(name, 2, 4)
+    shortest = build("ReduceMin", [shape], keepdims=1)
+    start = build("Div", [build("Sub", [shape, shortest]), build.ints(2)])
+    square = build("Slice", [name, start, build("Add", [start, shortest]), build.ints(2, 3)])
+    return _stretch(build, pre, square)  # cut before the resize: a long thin frame never grows to a huge one
+
+
+def _fits(roi: Box, height: int, width: int) -> bool:
+    return roi[0] + roi[2] <= width and roi[1] + roi[3] <= height
+
+
+def _text(roi: Box) -> str:
+    return ",".join(str(value) for value in roi)

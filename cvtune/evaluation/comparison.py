@@ -1,0 +1,61 @@
+"""Whether a new model is better than the one at hand: DESIGN's rule for keeping a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cvtune.evaluation.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A new model against the old one on the same images.
+
+    Attributes:
+        gain: difference in balanced accuracy, new minus old.
+        standard_error: of the gain, paired by image.
+        keep: whether the new model replaces the old one.
+        reason: the same in words, with counts.
+    """
+
+    gain: float
+    standard_error: float
+    keep: bool
+    reason: str
+
+
+def better(new: Predictions, old: Predictions) -> Comparison:
+    """Compare two models image by image.
+
+    A gain in balanced accuracy above one standard error keeps the new model, a loss above one drops it; between the
+    two the lower log-loss wins, and the old model, the cheaper one, wins a tie in that as well. The standard error is
+    that of McNemar (Psychometrika 12, 1947), sqrt(sum of w_i^2 over the images that changed sides), w_i = 1 / (classes
+    x images of the class): unlike the sample's own variance it isn't zero when all changes go one way.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    if new.paths != old.paths or new.classes != old.classes or not np.array_equal(new.truth, old.truth):
+        raise ValueError("the two models were not asked about the same images in the same order")
+    change = new.right.astype(np.int64) - old.right.astype(np.int64)
+    counts = np.bincount(new.truth, minlength=len(new.classes))
+    weights = 1.0 / (np.count_nonzero(counts) * counts[new.truth])
+    gain = float((weights * change).sum())
+    error = float(np.linalg.norm(weights[change != 0]))
+    keep, reason = _verdict(gain, error, new.log_loss, old.log_loss)
+    newly = f"{(change > 0).sum()} newly right and {(change < 0).sum()} newly wrong of {len(change)}"
+    return Comparison(gain, error, keep, f"{reason}; {newly}")
+
+
+def _verdict(gain: float, error: float, new_loss: float, old_loss: float) -> tuple[bool, str]:
+    margin = error * (1 + 1e-9)  # one changed image has gain == error but for rounding
+    if gain > margin:
+        return True, f"gain {gain:+.3f}, above one standard error of {error:.3f}"
+    if gain < -margin:
+        return False, f"loss {gain:+.3f}, above one standard error of {error:.3f}"
+    close = f"no clear gain ({gain:+.3f}, standard error {error:.3f})"
+    if new_loss < old_loss:
+        return True, f"{close}, but a lower log-loss: {new_loss:.3f} after {old_loss:.3f}"
+    return False, f"{close} and no lower log-loss: {new_loss:.3f} after {old_loss:.3f}"

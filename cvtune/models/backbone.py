@@ -1,0 +1,191 @@
+"""The backbone: a timm network without its classifier, cut into layer groups that run and freeze one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from cvtune.errors import ModelError
+from cvtune.models.catalog import lookup
+from cvtune.models.families import group_modules, group_parameters, layer_groups
+from cvtune.models.state import State, by_order, first_line, fit_state, read_state
+from cvtune.models.weights import WeightsInfo
+
+
+class Backbone(nn.Module):
+    """Images to embeddings, in executable groups; built by :func:`load_backbone` or :func:`create_empty`.
+
+    Args:
+        net: the timm network, built with `num_classes=0`, its weights still random.
+        name: timm's name.
+        native: pixels, the size at which the network was built.
+
+    Attributes:
+        width: D, measured by a forward pass (timm's `num_features` is wrong where a hidden head layer follows).
+        size: pixels of the square images it takes.
+        groups: the groups' names, input first.
+        frozen_groups: how many of them, from the input on, are frozen; see :func:`set_trainable`.
+    """
+
+    def __init__(self, net: nn.Module, name: str, *, native: int) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self.size = native
+        self.width = _measure(net, name, native)
+        self._groups = layer_groups(net, native)
+        self.groups: tuple[str, ...] = tuple(group.name for group in self._groups)
+        self.frozen_groups = 0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images, float [N, 3, S, S], to embeddings, float [N, D]."""
+        return self.tail(x, 0)
+
+    def prefix(self, x: Tensor, cut: int) -> Tensor:
+        """Run the groups before `cut`; `cut` = 0 gives `x` back, `cut` = len(groups) the embedding."""
+        for group in self._groups[: self._checked(cut)]:
+            x = group.run(self.net, x)
+        return x
+
+    def tail(self, z: Tensor, cut: int) -> Tensor:
+        """Run the groups from `cut` on; `tail(prefix(x, cut), cut)` is `forward(x)`, bit for bit."""
+        for group in self._groups[self._checked(cut) :]:
+            z = group.run(self.net, z)
+        return z
+
+    def group_modules(self, index: int) -> list[nn.Module]:
+        """The modules of one group."""
+        return group_modules(self.net, self._groups, index)
+
+    def group_parameters(self, index: int) -> list[nn.Parameter]:
+        """The parameters of one group; every parameter of the backbone is in exactly one."""
+        return group_parameters(self.net, self._groups, index)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Like torch's, but frozen groups stay in eval mode: BatchNorm statistics and dropout are frozen with them."""
+        super().train(mode)
+        for index in range(self.frozen_groups):
+            for module in self.group_modules(index):
+                module.eval()
+        if self.frozen_groups == len(self.groups):
+            self.net.eval()  # timm's forward_head asks the network itself whether to drop
+        return self
+
+    def resize(self, size: int) -> None:
+        """Take images of another size: position embeddings are resampled (timm), convolutions need nothing.
+
+        Raises:
+            ModelError: the network cannot take this size.
+        """
+        change: Any = getattr(self.net, "set_input_size", None)
+        if change is not None and size != self.size:
+            try:
+                change(img_size=(size, size))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise _size_error(self.name, size, self.size, error) from error
+        self.width = _measure(self.net, self.name, size, native=self.size)
+        self.size = size
+
+    def _checked(self, cut: int) -> int:
+        if not 0 <= cut <= len(self.groups):
+            raise ValueError(f"cut {cut} is outside 0..{len(self.groups)} of {self.name}")
+        return cut
+
+
+def load_backbone(info: WeightsInfo, *, size: int | None = None, seed: int = 0) -> Backbone:
+    """Build the backbone and load its weights strictly.
+
+    Args:
+        info: from :func:`cvtune.models.weights.find_weights`.
+        size: pixels of the images it will see; the weights' own size when unset.
+        seed: decides the weights where they are random; torch's global generator is left alone.
+
+    Returns:
+        The backbone in eval mode, every group trainable.
+
+    Raises:
+        WeightsError: the file does not fit the architecture.
+        ModelError: the architecture gives no embedding, or cannot take images of this size.
+    """
+    backbone = _build(info.backbone, seed)
+    if info.file is not None:
+        fit_state(backbone.net, _read(info), name=info.backbone, source=info.source)
+    if size is not None and size != backbone.size:
+        backbone.resize(size)
+    return backbone
+
+
+def create_empty(name: str, *, size: int | None = None) -> Backbone:
+    """The structure alone, for weights that follow from a run: same groups, width and names as :func:`load_backbone`.
+
+    Raises:
+        ModelError: as for :func:`load_backbone`.
+    """
+    backbone = _build(name, seed=0)
+    if size is not None and size != backbone.size:
+        backbone.resize(size)
+    return backbone
+
+
+def set_trainable(backbone: Backbone, first_group: int) -> None:
+    """Freeze the groups before `first_group` and free the others, whatever was set before.
+
+    Frozen means: no gradients, and eval mode also under `.train()`.
+
+    Args:
+        backbone: changed in place.
+        first_group: 0 frees everything, `len(backbone.groups)` freezes everything.
+
+    Raises:
+        ValueError: outside 0..len(groups).
+    """
+    backbone.frozen_groups = backbone._checked(first_group)
+    for index in range(len(backbone.groups)):
+        for parameter in backbone.group_parameters(index):
+            parameter.requires_grad_(index >= first_group)
+    backbone.train(backbone.training)
+
+
+def _build(name: str, seed: int) -> Backbone:
+    native = int(lookup(name).input_size[-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = timm.create_model(name, pretrained=False, num_classes=0)
+        except (TypeError, RuntimeError, AssertionError) as error:
+            raise ModelError(f"{name} cannot be built without a classifier ({error})", hint=_OTHER) from error
+        return Backbone(net, name, native=native)
+
+
+def _read(info: WeightsInfo) -> State:
+    assert info.file is not None
+    state = read_state(info.file)
+    return by_order(info.backbone, state, source=info.source) if info.layout == "ordered" else state
+
+
+_OTHER = "take another --backbone, for example tf_efficientnet_lite0"
+
+
+@torch.no_grad()
+def _measure(net: nn.Module, name: str, size: int, *, native: int | None = None) -> int:
+    was = net.training
+    net.eval()
+    try:
+        out = net(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _size_error(name, size, native or size, error) from error
+    finally:
+        net.train(was)
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ModelError(f"{name} gives {shape} for one image, expected one embedding [1, D]", hint=_OTHER)
+    return int(out.shape[1])
+
+
+def _size_error(name: str, size: int, native: int, error: Exception) -> ModelError:
+    message = f"{name} cannot take images of {size} x {size} pixels ({first_line(error)})"
+    return ModelError(message, hint=f"try --size {native}")

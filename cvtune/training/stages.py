@@ -1,0 +1,277 @@
+"""The plan of training: probe, tail, all. A generator, so that each better model can be exported before the next."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvtune.config import Config, StageConfig
+from cvtune.data.augment import Augmentation, build_augmentation
+from cvtune.data.pixels import PixelCache
+from cvtune.models.features import features
+from cvtune.models.head import Classifier, HeadFactory, build_head
+from cvtune.models.normalize import Normalize
+from cvtune.training.datamodule import PixelDataModule, PixelDataset
+from cvtune.training.module import FineTuner
+from cvtune.training.probe import class_weights, fit_probe
+from cvtune.training.stop import StopRequest
+from cvtune.training.trainer import Epoch, Extras, Progress, seconds_per_step, train_stage
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+FORWARD_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a model replaces the one before, from their answers on the validation side."""
+
+    keep: bool
+    reason: str
+    score: float
+    log_loss: float
+
+
+Judge = Callable[[Floats, Floats | None], Judgement]  # new logits, old logits [n_val, K]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What training sees of the folder.
+
+    Attributes:
+        pixels: cache of all images.
+        labels: [N] class indices.
+        groups: [N] names of parts, patients or tracks.
+        train: rows of the training side.
+        val: rows of the validation side.
+        held: rows of val, calib and test, ascending: those whose answers the parity gate compares.
+        classes: K.
+    """
+
+    pixels: PixelCache
+    labels: Ints
+    groups: tuple[str, ...]
+    train: Ints
+    val: Ints
+    held: Ints
+    classes: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage that has ended.
+
+    Attributes:
+        logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
+        plan: what was chosen by measuring.
+    """
+
+    name: str
+    kept: bool
+    reason: str
+    score: float
+    log_loss: float
+    seconds: float
+    steps: int
+    trainable: int
+    epochs: tuple[Epoch, ...] = ()
+    logits: Floats | None = None
+    plan: dict[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """Everything the stages share; the classifier always holds the best model so far."""
+
+    config: Config
+    classifier: Classifier
+    normalize: Normalize
+    material: Material
+    judge: Judge
+    stop: StopRequest
+    progress: Progress
+    extras: Extras = Extras()
+    head: HeadFactory | None = None
+    augmentation: Augmentation | None = None
+    replay: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    deadline: float = math.inf
+    best_val: Floats | None = None
+
+
+def stages(session: Session) -> Iterator[StageResult]:
+    """Run the stages one by one; each that is not better on the validation side is undone.
+
+    Yields:
+        The result of each stage. Between two of them `session.classifier` is the best model so far, in eval mode.
+    """
+    if session.config.train.budget is not None:
+        session.deadline = time.monotonic() + session.config.train.budget
+    yield run_probe(session)
+    for name, stage, first_group in _plan(session):
+        if session.stop or time.monotonic() > session.deadline:
+            return
+        if stage.steps:
+            yield run_stage(session, name, stage, first_group)
+
+
+def _plan(session: Session) -> Iterator[tuple[str, StageConfig, int]]:
+    train, groups = session.config.train, len(session.classifier.backbone.groups)
+    cut = min(groups - 1, round(train.cut * groups))
+    if cut > 0:  # a backbone that cannot be cut trains whole
+        yield "tail", train.tail, cut
+    yield "all", train.all, 0
+
+
+def run_probe(session: Session) -> StageResult:
+    """Stage 0: one pass of the frozen backbone over all images, then a linear head."""
+    started, material = time.monotonic(), session.material
+    rows = np.concatenate([material.train, material.held])
+    table = features(session.classifier.backbone, _batches(session, rows, "probe"))
+    at = {int(row): i for i, row in enumerate(rows)}
+    weights = class_weights(material.labels[material.train], material.classes, mode=session.config.train.class_weights)
+    head, strength = fit_probe(
+        table[: len(material.train)],
+        material.labels[material.train],
+        [material.groups[row] for row in material.train],
+        weights=weights,
+        seed=session.config.seed,
+    )
+    session.classifier.head = head
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(table)).numpy()
+    session.best_val = logits[[at[int(row)] for row in material.val]]
+    verdict = session.judge(session.best_val, None)
+    return StageResult(
+        "probe",
+        True,
+        verdict.reason,
+        verdict.score,
+        verdict.log_loss,
+        time.monotonic() - started,
+        steps=0,
+        trainable=_count(head.parameters()),
+        logits=logits[[at[int(row)] for row in material.held]],
+        plan={"C": strength},
+    )
+
+
+def run_stage(session: Session, name: str, stage: StageConfig, first_group: int) -> StageResult:
+    """Fine-tune from `first_group` on; keep the result only if it is better on the validation side."""
+    started, before = time.monotonic(), session.classifier
+    data = _data(session)
+    candidate = _candidate(session)
+    tuner = _tuner(session, candidate, data, name=name, stage=stage, first_group=first_group)
+    rows = train_stage(
+        name,
+        tuner,
+        data,
+        seed=session.config.seed,
+        stop=session.stop,
+        deadline=session.deadline,
+        progress=session.progress,
+        extras=session.extras,
+    )
+    val = predict_logits(session, candidate, session.material.val)
+    verdict = session.judge(val, session.best_val)
+    if verdict.keep:
+        session.classifier, session.best_val, session.head = candidate, val, None
+    else:
+        session.classifier = before
+    return StageResult(
+        name,
+        verdict.keep,
+        verdict.reason,
+        verdict.score,
+        verdict.log_loss,
+        time.monotonic() - started,
+        steps=rows[-1].step if rows else 0,
+        trainable=_count(p for p in candidate.parameters() if p.requires_grad),
+        epochs=tuple(rows),
+        logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
+        plan={"first_group": first_group, "steps": tuner.total_steps, "batch_size": data.batch_size},
+    )
+
+
+def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floats:
+    """Answers of a classifier in eval mode, float32 [len(rows), K]."""
+    classifier.eval()
+    with torch.inference_mode():
+        parts = [classifier(x).float().numpy() for x in _batches(session, rows, "answers")]
+    return np.concatenate(parts)
+
+
+def _batches(session: Session, rows: Ints, what: str) -> Iterator[Tensor]:
+    """float32 [B, 3, S, S] of the given rows, normalised, channels last."""
+    for start in range(0, len(rows), FORWARD_BATCH):
+        pixels = torch.from_numpy(np.array(session.material.pixels.batch(rows[start : start + FORWARD_BATCH])))
+        yield session.normalize(pixels).contiguous(memory_format=torch.channels_last)
+        session.progress(what, min(start + FORWARD_BATCH, len(rows)), len(rows))
+
+
+def _data(session: Session) -> PixelDataModule:
+    material, config = session.material, session.config
+    transform = session.augmentation or build_augmentation(config.augment, material.pixels.array.shape[-1])
+    return PixelDataModule(
+        PixelDataset(
+            material.pixels, material.train, material.labels[material.train], transform=transform, seed=config.seed
+        ),
+        PixelDataset(material.pixels, material.val, material.labels[material.val]),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        workers=config.train.workers,
+    )
+
+
+def _candidate(session: Session) -> Classifier:
+    """A copy of the best model to train on; the user's own head stands in it until a stage with it is kept."""
+    candidate = copy.deepcopy(session.classifier)
+    if session.head is not None:
+        width = candidate.backbone.width
+        candidate.head = build_head(session.head, width, session.material.classes, seed=session.config.seed)
+    return candidate
+
+
+def _tuner(
+    session: Session,
+    candidate: Classifier,
+    data: PixelDataModule,
+    *,
+    name: str,
+    stage: StageConfig,
+    first_group: int,
+) -> FineTuner:
+    material, train = session.material, session.config.train
+    weights = class_weights(material.labels[material.train], material.classes, mode=train.class_weights)
+
+    def make(steps: int) -> FineTuner:
+        return FineTuner(
+            candidate,
+            session.normalize,
+            first_group=first_group,
+            stage=stage,
+            train=train,
+            class_weights=torch.from_numpy(weights),
+            total_steps=steps,
+        )
+
+    if name in session.replay:
+        return make(int(session.replay[name]["steps"]))
+    steps = max(1, round(stage.steps / data.batches)) * data.batches if stage.steps > data.batches else stage.steps
+    if session.deadline == math.inf:
+        return make(steps)
+    batch = next(iter(data.train_dataloader()))
+    affordable = 0.9 * (session.deadline - time.monotonic()) / seconds_per_step(make(steps), batch)
+    return make(max(1, min(steps, int(affordable))))
+
+
+def _count(parameters: Iterator[torch.nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)

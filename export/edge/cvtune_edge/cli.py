@@ -1,0 +1,96 @@
+"""`cvtune-edge predict` and `cvtune-edge info`.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 fine, 2 bad input, 4 some images unreadable, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any, TextIO
+
+from cvtune_edge import __version__
+from cvtune_edge.errors import CvtuneError
+from cvtune_edge.manifest import load_manifest
+from cvtune_edge.predict import EXIT_UNREADABLE, predict_command
+
+__all__ = ["EXIT_UNREADABLE", "info_command", "main", "predict_command", "utf8_output"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (argparse itself exits with 2 on wrong usage)."""
+    utf8_output()
+    args = _parser().parse_args(argv)
+    try:
+        if args.command == "info":
+            return info_command(args.bundle, json=args.json)
+        return predict_command(args.bundle, args.paths, csv=args.csv, json=args.json, threads=args.threads)
+    except CvtuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`: close quietly, as the Python documentation advises in its note on SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def utf8_output() -> None:
+    """Write UTF-8 to stdout and stderr on every system; names that are no UTF-8 come out with backslashes."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def info_command(bundle: Path | str, *, json: bool = False, out: TextIO | None = None) -> int:
+    """Verify a bundle and print what it says about itself.
+
+    Raises:
+        BundleError: not a bundle, or one that was changed.
+    """
+    out = out or sys.stdout
+    tree = load_manifest(bundle).to_json()
+    if json:
+        print(dumps(tree, indent=2), file=out)
+        return 0
+    for key, value in tree.items():
+        print(f"{key:<15} {_plain(value)}", file=out)
+    print(f"{'verified':<15} {len(tree['files'])} of {len(tree['files'])} files", file=out)
+    return 0
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items()) or "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cvtune-edge", description="Run a cvtune bundle; no torch needed.")
+    parser.add_argument("--version", action="version", version=f"cvtune-edge {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="predict|info")
+    predict = verbs.add_parser("predict", help="classify images", description="Classify files and folders of images.")
+    predict.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
+    predict.add_argument("paths", metavar="PATH", nargs="+", help="an image or a folder of images")
+    predict.add_argument("--csv", metavar="FILE", help="write a table; - writes it to stdout instead of the lines")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line instead of plain lines")
+    predict.add_argument("--threads", type=_positive, metavar="N", help="threads inside one operator")
+    info = verbs.add_parser("info", help="verify a bundle", description="Verify a bundle and show its manifest.")
+    info.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
+    info.add_argument("--json", action="store_true", help="the manifest as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return value

@@ -1,0 +1,239 @@
+"""manifest.json of a bundle: what was trained on what, and the checksum of every file beside it.
+
+Readers ignore keys they do not know; `SCHEMA` rises when a key changes its meaning or a new one must not be ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cvtune_edge.errors import BundleError
+
+SCHEMA: Final = 1
+MANIFEST_FILE: Final = "manifest.json"
+MODEL_FILE: Final = "model.onnx"
+
+_EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself; checked on construction.
+
+    Attributes:
+        schema: version of this file's layout.
+        name: of the bundle, for people.
+        created: ISO 8601 with time zone, UTC.
+        cvtune_version: that exported it.
+        classes: names in the order of the probabilities, K of them.
+        backbone: timm's name of the network.
+        size: side of the network's input, pixels.
+        resize: how a frame becomes that square: "stretch", "pad" or "crop".
+        roi: x, y, width, height in pixels of the frame that are looked at; None for the whole frame.
+        frame_size: (H, W) that every frame must have, because a mask belongs to it; None for any.
+        embedding: width D of the embedding.
+        temperature: the logits were divided by it (Guo et al. 2017); 1 when uncalibrated.
+        weights: source, licence and sha256 of the pretrained weights.
+        parity: what the parity gate found: images, worst (difference of a probability), ties.
+        files: sha256 of each file of the bundle by its name, POSIX style and relative to the folder.
+        versions: of the libraries that made it.
+
+    Raises:
+        BundleError: all wrong values at once.
+    """
+
+    schema: int
+    name: str
+    created: str
+    cvtune_version: str
+    classes: tuple[str, ...]
+    backbone: str
+    size: int
+    resize: str
+    roi: tuple[int, int, int, int] | None
+    frame_size: tuple[int, int] | None
+    embedding: int
+    temperature: float
+    weights: Mapping[str, str]
+    parity: Mapping[str, float | str]
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        problems = [line for name in _CHECKS for line in _problem(name, getattr(self, name))]
+        if problems:
+            raise _wrong("manifest", problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """A tree for `json.dump`, keys in the order of the attributes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Any, source: str = MANIFEST_FILE) -> Manifest:
+        """Read what :meth:`to_json` gave.
+
+        Args:
+            tree: the parsed JSON.
+            source: what to call it in an error, normally its path.
+
+        Raises:
+            BundleError: not a manifest, of another schema, or with missing or wrong values, all at once.
+        """
+        if not isinstance(tree, dict) or "schema" not in tree:
+            raise BundleError(f"{source}: not a cvtune manifest, it has no 'schema'", hint=_EXPORT_AGAIN)
+        if tree["schema"] != SCHEMA:
+            raise BundleError(
+                f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads schema {SCHEMA}",
+                hint="install the version of cvtune-edge that belongs to the cvtune that exported the bundle",
+            )
+        values = {field.name: tree.get(field.name) for field in fields(cls)}
+        missing = [f"{name}: missing" for name in values if name not in tree]
+        wrong = [line for name, value in values.items() if name in tree for line in _problem(name, _tupled(value))]
+        if missing or wrong:
+            raise _wrong(source, missing + wrong)
+        return cls(**{name: _tupled(value) for name, value in values.items()})
+
+
+def load_manifest(folder: Path | str) -> Manifest:
+    """Read a bundle's manifest and verify every file it lists against its checksum.
+
+    Raises:
+        BundleError: not a bundle, a wrong manifest, or files that are missing or changed, each by its name.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_FILE
+    manifest = Manifest.from_json(_read_json(folder, path), path.as_posix())
+    problems = [line for name, digest in manifest.files.items() for line in _file_problem(folder / name, name, digest)]
+    if problems:
+        raise _wrong(folder.as_posix(), problems)
+    return manifest
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits, read in pieces."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _read_json(folder: Path, path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_bundle(folder) from None
+    except (OSError, ValueError) as error:  # a wrong encoding is a ValueError too
+        raise BundleError(f"{path.as_posix()}: cannot be read as JSON ({error})", hint=_EXPORT_AGAIN) from error
+
+
+def _no_bundle(folder: Path) -> BundleError:
+    if (folder / "bundle" / MANIFEST_FILE).is_file():
+        hint = f"{folder.as_posix()} is a run; its bundle is {(folder / 'bundle').as_posix()}"
+    elif folder.is_file():
+        hint = "name the folder that holds model.onnx and manifest.json, not a file in it"
+    else:
+        hint = "name a folder that `cvtune fit` wrote, for example runs/parts-1/bundle"
+    what = f"it has no {MANIFEST_FILE}" if folder.is_dir() else "a file" if folder.is_file() else "no such folder"
+    return BundleError(f"{folder.as_posix()} is not a cvtune bundle: {what}", hint=hint)
+
+
+def _file_problem(path: Path, name: str, digest: str) -> list[str]:
+    try:
+        found = file_sha256(path)
+    except FileNotFoundError:
+        return [f"{name}: missing"]
+    except OSError as error:
+        return [f"{name}: cannot be read ({error.strerror})"]
+    return (
+        []
+        if found == digest
+        else [f"{name}: changed after the export (sha256 {found[:12]}..., expected {digest[:12]}...)"]
+    )
+
+
+def _wrong(source: str, problems: list[str]) -> BundleError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return BundleError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in problems), hint=_EXPORT_AGAIN)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _problem(name: str, value: Any) -> list[str]:
+    holds, expected = _CHECKS[name]
+    return [] if holds(value) else [f"{name} = {value!r}: expected {expected}"]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_instant(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _are_classes(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) >= 2 and all(map(_is_text, value)) and len(set(value)) == len(value)
+
+
+def _are_whole(value: Any, least: Iterable[int]) -> bool:
+    bounds = tuple(least)
+    return isinstance(value, tuple) and len(value) == len(bounds) and all(map(_is_whole, value, bounds))
+
+
+def _is_map(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(key) and holds(item) for key, item in value.items())
+
+
+def _are_files(value: Any) -> bool:
+    digest = re.compile(r"[0-9a-f]{64}").fullmatch
+    hashed = _is_map(value, lambda item: isinstance(item, str) and digest(item) is not None)
+    return hashed and MODEL_FILE in value and all(map(_stays_inside, value))
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name can only mean a file in the folder, on every system: no "..", root, drive or backslash."""
+    parts = name.split("/")
+    return not set(name) & set("\\:\0") and not set(parts) & {"", ".", ".."}
+
+
+_TEXT = (_is_text, "a text")
+_WHOLE = (_is_whole, "a whole number above 0")
+_TEXTS = (lambda value: _is_map(value, lambda item: isinstance(item, str)), "texts by name")
+
+_CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "schema": (lambda value: value == SCHEMA, str(SCHEMA)),
+    "name": _TEXT,
+    "created": (_is_instant, "an ISO 8601 time with its zone, like 2025-01-31T12:00:00+00:00"),
+    "cvtune_version": _TEXT,
+    "classes": (_are_classes, "two or more different names"),
+    "backbone": _TEXT,
+    "size": _WHOLE,
+    "resize": (lambda value: value in ("stretch", "pad", "crop"), "stretch, pad or crop"),
+    "roi": (lambda value: value is None or _are_whole(value, (0, 0, 1, 1)), "null or x, y, width, height"),
+    "frame_size": (lambda value: value is None or _are_whole(value, (1, 1)), "null or height, width"),
+    "embedding": _WHOLE,
+    "temperature": (lambda value: _is_finite(value) and value > 0, "a number above 0"),
+    "weights": _TEXTS,
+    "parity": (lambda value: _is_map(value, lambda item: isinstance(item, str) or _is_finite(item)), "numbers by name"),
+    "files": (_are_files, f"the sha256 of {MODEL_FILE} and others by their names inside the folder"),
+    "versions": _TEXTS,
+}

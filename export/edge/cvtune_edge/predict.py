@@ -1,0 +1,142 @@
+"""The verb `predict` of both command lines: files and folders in, a line or a row an image out, in constant memory."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from cvtune_edge.errors import CvtuneError
+from cvtune_edge.files import find_images
+from cvtune_edge.results import Prediction, Unreadable
+from cvtune_edge.table import header, number, row
+
+if TYPE_CHECKING:
+    from _csv import Writer
+
+EXIT_UNREADABLE: Final = 4
+
+
+def predict_command(
+    bundle: Path | str,
+    paths: Sequence[Path | str],
+    *,
+    csv: str | None = None,
+    json: bool = False,
+    threads: int | None = None,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+) -> int:
+    """Classify files and folders.
+
+    Args:
+        bundle: the bundle's folder.
+        paths: images and folders of images.
+        csv: a file for the table of :mod:`cvtune_edge.table`; "-" writes it to `out` instead of the lines.
+        json: lines of JSON instead of plain ones.
+        threads: threads inside one operator; chosen from the machine when None.
+        out: stdout when None.
+        err: stderr when None; takes a line for each unreadable image, and the counts.
+
+    Returns:
+        0, or 4 when some images could not be read.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        CvtuneError: paths that do not exist, no image in them, or a table that cannot be written.
+    """
+    from cvtune_edge.runtime import Bundle  # cv2 and onnxruntime: not for --help
+
+    out, err = out or sys.stdout, err or sys.stderr
+    if csv == "-" and json:
+        raise CvtuneError("--csv - and --json both write to stdout", hint="name a file for --csv")
+    given = [Path(path) for path in paths]
+    _check_exist(given)
+    model = Bundle(bundle, threads=threads)
+    tally = _Tally()
+    with _table(csv, out, model.classes) as table:
+        for answer in model.stream(find_images(given, passed_over=tally.pass_over)):
+            tally.count(answer)
+            if isinstance(answer, Unreadable):
+                print(f"unreadable: {answer.path}: {answer.reason}", file=err)
+                continue
+            if table is not None:
+                table.writerow(row(answer))
+            if csv != "-":
+                print(_json_line(answer, model.classes) if json else _plain_line(answer), file=out)
+    return tally.conclude(given, err)
+
+
+class _Tally:
+    """What was seen, so that nothing is left out in silence."""
+
+    def __init__(self) -> None:
+        self.seen = self.unreadable = self.passed_over = 0
+        self.notes: Counter[str] = Counter()
+
+    def pass_over(self, _: Path) -> None:
+        self.passed_over += 1
+
+    def count(self, answer: Prediction | Unreadable) -> None:
+        self.seen += 1
+        if isinstance(answer, Unreadable):
+            self.unreadable += 1
+        else:
+            self.notes.update(answer.notes)
+
+    def conclude(self, paths: Sequence[Path], err: TextIO) -> int:
+        if not self.seen:
+            named = ", ".join(path.as_posix() for path in paths)
+            raise CvtuneError(f"no image in {named}", hint="JPEG, PNG, BMP, TIFF, WebP, GIF and PPM files are read")
+        for note, count in sorted(self.notes.items()):
+            print(f"{count} of {self.seen} images: {note}", file=err)
+        if self.passed_over:
+            print(f"passed over, not images: {self.passed_over}", file=err)
+        if self.unreadable:
+            print(f"{self.unreadable} of {self.seen} images could not be read", file=err)
+        return EXIT_UNREADABLE if self.unreadable else 0
+
+
+def _check_exist(paths: Sequence[Path]) -> None:
+    missing = [path.as_posix() for path in paths if not path.exists()]
+    if missing:
+        raise CvtuneError("\n".join(f"{path}: no such file or folder" for path in missing), hint="check the spelling")
+
+
+@contextmanager
+def _table(csv: str | None, out: TextIO, classes: Sequence[str]) -> Iterator[Writer | None]:
+    """Opened before the first image: a table that cannot be written is known at once."""
+    if csv is None:
+        yield None
+    elif csv == "-":
+        yield _headed(out, classes)
+    else:
+        try:
+            # surrogateescape: a file name that is no UTF-8 keeps its bytes
+            handle = Path(csv).open("w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 - below
+        except OSError as error:
+            raise CvtuneError(f"{csv}: cannot be written ({error.strerror})", hint="name another file") from error
+        with handle:
+            yield _headed(handle, classes)
+
+
+def _headed(handle: TextIO, classes: Sequence[str]) -> Writer:
+    table = csv_module.writer(handle, lineterminator="\n")
+    table.writerow(header(classes))
+    return table
+
+
+def _plain_line(answer: Prediction) -> str:
+    return f"{answer.path}  {answer.label}  {answer.probability:.3f}"
+
+
+def _json_line(answer: Prediction, classes: Sequence[str]) -> str:
+    # float(number()): the short digits of a float32, not its 17 digits as a double
+    shares = {name: float(number(p)) for name, p in zip(classes, answer.probabilities, strict=True)}
+    tree: dict[str, Any] = {"path": answer.path, "label": answer.label, "probability": shares[answer.label]}
+    return dumps({**tree, "probabilities": shares})  # ASCII: valid JSON whatever bytes the file's name holds

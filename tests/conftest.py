@@ -1,0 +1,89 @@
+"""What every test may count on: real images, a home of its own, no network, one thread."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+# Before anything imports torch, matplotlib or a hub client, which read these at import: no test touches the
+# developer's home, and results do not depend on the number of cores. Font lists take seconds, so those are kept.
+_HOME = tempfile.TemporaryDirectory(prefix="cvtune-home-", ignore_cleanup_errors=True)
+for _name in ("HOME", "USERPROFILE", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    os.environ[_name] = _HOME.name
+os.environ["MPLCONFIGDIR"] = str(REPO / ".pytest_cache" / "matplotlib")
+os.environ["MPLBACKEND"] = "agg"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the repository."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real photographs and weights: CVTUNE_TEST_DATA, default `../shared/data`."""
+    folder = Path(os.environ.get("CVTUNE_TEST_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is not there; set CVTUNE_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: 96 synthetic parts of 64 px, classes dent, ok, scratch and stain with 24 each."""
+    folder: Path = tmp_path_factory.mktemp("synthetic") / "parts"
+    load_script("datasets/synthetic.py").generate(folder, per_class=24, size=64, seed=0)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Refuse every connection of this process; yields the addresses asked for and fails the test if there are any."""
+    asked: list[str] = []
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None):
+            return _CONNECT(self, address)
+        asked.append(str(address))
+        raise OSError(f"network refused in tests: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    yield asked
+    assert not asked, f"a test tried to reach {asked}"
+
+
+_CONNECT = socket.socket.connect
+
+
+def load_script(path: str) -> ModuleType:
+    """Import a script of the repository by its path; `datasets/` is no package."""
+    name = "script_" + Path(path).stem
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, REPO / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def script() -> Any:
+    """`script("datasets/elpv.py")` imports a script of the repository."""
+    return load_script

@@ -1,0 +1,114 @@
+"""A run directory as the pipeline leaves it, without the training: real photographs, made-up answers."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cvtune.audit import Finding
+from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.predictions import Predictions
+from cvtune.rundir import RunDir, write_json, write_text
+
+PER_CLASS = 20  # pictures a class on the test side
+
+
+def answers(classes: tuple[str, ...], paths: list[str], truth: list[int], *, wrong_every: int = 7) -> Predictions:
+    """Mostly right answers of differing certainty, seeded."""
+    generator = np.random.default_rng(0)
+    labels = [(t + 1) % len(classes) if i % wrong_every == 3 else t for i, t in enumerate(truth)]
+    logits = generator.normal(0, 1, (len(truth), len(classes)))
+    logits[np.arange(len(truth)), labels] += generator.uniform(3, 7, len(truth))
+    odds = np.exp(logits)
+    probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return Predictions(tuple(paths), np.array(truth, np.int64), probabilities, classes)
+
+
+def write_run(root: Path, folder: Path, classes: tuple[str, ...], paths: list[list[str]], **skip: bool) -> RunDir:
+    """Write every file that the report reads; `paths` holds the test pictures of each class."""
+    run = RunDir(root)
+    flat = [path for group in paths for path in group]
+    truth = [label for label, group in enumerate(paths) for _ in group]
+    answers(classes, flat, truth).save(run.predictions("test"))
+    write_text(run.config, 'preset = "defects"\nseed = 0\n')
+    write_json(run.environment, {"folder": str(folder), "python": "3.11.2", "threads": 2})
+    sides = {"train": 180, "val": 30, "calib": 45, "test": 45}
+    rows = [f'x,"{name}",g,{side}' for name in classes for side, count in sides.items() for _ in range(count)]
+    write_text(run.split, "\n".join(["path,label,group,side", *rows]) + "\n")
+    write_json(run.audit, audit_of(folder))
+    write_json(run.stages, [stage("probe", 0.91, True), stage("tail", 0.957, True), stage("all", 0.955, False)])
+    _write_curves(run.curves)
+    Calibration(1.31, 0.214, 0.188, 270).save(run.calibration)
+    write_json(run.bundle / "manifest.json", manifest(classes))
+    return run
+
+
+def audit_of(folder: Path) -> dict[str, Any]:
+    duplicate = Finding(
+        "duplicates", "note", "1 picture is there twice", 1, ("a.jpg = b.jpg",), "both are kept on one side"
+    )
+    few = Finding("few", "warning", "12 test images cannot prove an error rate below 22 %", 1, (), "add more")
+    findings = [{**vars(one), "examples": list(one.examples)} for one in (few, duplicate)]
+    skipped = [{"path": "crazing/notes.txt", "reason": "not an image"}]
+    return {"root": folder.as_posix(), "findings": findings, "skipped": skipped}
+
+
+def stage(name: str, score: float, kept: bool) -> dict[str, Any]:
+    reason = {
+        "probe": "the first model",
+        "tail": "gain +0.047, above one standard error of 0.015; 9 newly right and 0 newly wrong of 180",
+        "all": "no clear gain (-0.002, standard error 0.011) and no lower log-loss: 0.190 after 0.181",
+    }
+    more = {"log_loss": 0.2, "steps": 0 if name == "probe" else 400, "epochs": 8, "trainable": 1_282_304}
+    return {"name": name, "seconds": 81.4, "score": score, "kept": kept, "reason": reason[name], **more}
+
+
+def manifest(classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "name": "steel-1",
+        "created": "2025-11-22T10:00:00+00:00",
+        "cvtune_version": "0.1.0",
+        "classes": list(classes),
+        "backbone": "tf_efficientnet_lite0",
+        "size": 224,
+        "resize": "stretch",
+        "roi": None,
+        "frame_size": None,
+        "embedding": 1280,
+        "temperature": 1.31,
+        "weights": {"source": "package", "licence": "Apache-2.0", "sha256": "ab" * 32},
+        "parity": {"images": 183, "worst": 0.0001, "ties": 0},
+        "files": {"model.onnx": "cd" * 32},
+        "versions": {"onnxruntime": "1.31.0", "torch": "2.14.0"},
+    }
+
+
+def _write_curves(path: Path) -> None:
+    columns = ["stage", "epoch", "step", "train_loss", "val_loss", "val_balanced_accuracy", "learning_rate"]
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        for i in range(12):
+            name, value = ("tail", 0.93 - 0.4 / (i + 1)) if i < 8 else ("all", 0.95)
+            writer.writerow([name, i, 20 * i, 1.9 / (i + 1), "" if i == 2 else 1.6 / (i + 1) + 0.1, value, 1e-3])
+
+
+@pytest.fixture(scope="session")
+def steel_run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Six classes of real steel surfaces; do not write to it, :func:`steel_copy` is for that."""
+    folder = real_data / "neu_steel"
+    classes = tuple(sorted(item.name for item in folder.iterdir() if item.is_dir()))
+    paths = [[f"{name}/{file.name}" for file in sorted((folder / name).iterdir())[:PER_CLASS]] for name in classes]
+    return write_run(tmp_path_factory.mktemp("runs") / "steel-1", folder, classes, paths)
+
+
+@pytest.fixture
+def steel_copy(steel_run: RunDir, tmp_path: Path) -> RunDir:
+    """The same run, the test's own."""
+    return RunDir(shutil.copytree(steel_run.root, tmp_path / "steel-1"))
