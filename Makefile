@@ -31,9 +31,8 @@ $(STAMP): pyproject.toml export/edge/pyproject.toml
 
 demo: install
 	$(BIN)/python datasets/elpv.py
-	@if test -f runs/demo/DONE; then echo "runs/demo is fitted already; remove the folder to fit again"; \
+	@if grep -qs complete runs/demo/DONE; then $(BIN)/cvtune show runs/demo; \
 	else rm -rf runs/demo && $(BIN)/cvtune fit datasets/elpv --preset defects --out runs/demo; fi
-	@$(BIN)/cvtune show runs/demo
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(PYTEST_ARGS)
@@ -46,7 +45,9 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# setuptools builds in the source folder and would put what it left there last time into the next wheel.
 wheelhouse: install
+	rm -rf build export/edge/build
 	$(BIN)/python -m pip wheel --wheel-dir wheelhouse "./export/edge" "."
 	@echo "On the PC without internet, with the same system and Python version:"
 	@echo "  python -m pip install --no-index --find-links wheelhouse cvtune"
@@ -54,7 +55,7 @@ wheelhouse: install
 	@echo "  python -m pip install --no-index --find-links wheelhouse cvtune-edge"
 
 dist: install
-	rm -rf dist
+	rm -rf dist build export/edge/build
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist export/edge
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	@ls dist

@@ -195,7 +195,7 @@ class Run:
         """The trained torch classifier, in eval mode; its input is normalised by model.json's mean and std.
 
         Args:
-            head: the factory that the fit was given, where the head is not the linear one.
+            head: the factory that the fit was given; not used where the probe's linear head was kept.
 
         Raises:
             RunError: the head is the user's own and no factory was given.
@@ -209,7 +209,8 @@ class Run:
         if facts["head"] != "linear" and head is None:
             raise RunError(f"{self.path}: the head is a {facts['head']} of your own", hint="pass head=... to model()")
         backbone = create_empty(facts["backbone"], size=facts["size"])
-        classifier = Classifier(backbone, (head or LinearHead)(backbone.width, len(facts["classes"])))
+        factory = head if head is not None and facts["head"] != "linear" else LinearHead
+        classifier = Classifier(backbone, factory(backbone.width, len(facts["classes"])))
         classifier.load_state_dict(load_file(self.directory.weights))
         return classifier.eval()
 
@@ -264,7 +265,9 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
             kept.append(image)
             rows.append(answer.probabilities)
     if not kept:
-        raise DataError(f"{index.root}: none of the {len(index.images)} images can be read", hint="see the reasons above")
+        raise DataError(
+            f"{index.root}: none of the {len(index.images)} images can be read", hint="see the reasons above"
+        )
     truth = np.array([image.label for image in kept], np.int64)
     predictions = Predictions(tuple(image.path for image in kept), truth, np.stack(rows), bundle.classes)
     return Evaluation(predictions, score(predictions), side, tuple(skipped))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -41,22 +41,22 @@ def _main(
 @app.command()
 def fit(
     folder: Annotated[Path, typer.Argument(help="class/**/image, or train/, val/, test/ above the classes.")],
-    out: Annotated[Optional[Path], typer.Option(help="Run directory; runs/FOLDER-N when unset.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/FOLDER-N when unset.")] = None,
     preset: Annotated[str, typer.Option(help="auto, default, defects, xray or traffic-signs.")] = "auto",
-    config: Annotated[Optional[Path], typer.Option(help="TOML file; see configs/default.toml.")] = None,
-    backbone: Annotated[Optional[str], typer.Option(help="Any timm classifier; tf_efficientnet_lite0.")] = None,
-    weights: Annotated[Optional[Path], typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/default.toml.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm classifier; tf_efficientnet_lite0.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Allow the model hub to be asked.")] = False,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")] = False,
-    accept_license: Annotated[Optional[list[str]], typer.Option(help="Non-commercial licence you accept.")] = None,
-    group_by: Annotated[Optional[str], typer.Option(help="Regex on the path: same first group, same side.")] = None,
-    size: Annotated[Optional[int], typer.Option(help="Input size in pixels; the weights' own when unset.")] = None,
-    resize: Annotated[Optional[str], typer.Option(help="stretch (whole frame), pad or crop.")] = None,
-    roi: Annotated[Optional[str], typer.Option(help="x,y,width,height: look at this part of the frame only.")] = None,
-    mask: Annotated[Optional[Path], typer.Option(help="Image of the frame's size: white is looked at.")] = None,
-    budget: Annotated[Optional[str], typer.Option(help="Time for training: 30s, 5m, 2h.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Same seed, same files: same bytes.")] = None,
-    logger: Annotated[Optional[list[str]], typer.Option(help="tensorboard or mlflow, beside metrics.csv.")] = None,
+    accept_license: Annotated[list[str] | None, typer.Option(help="Non-commercial licence you accept.")] = None,
+    group_by: Annotated[str | None, typer.Option(help="Regex on the path: same first group, same side.")] = None,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels; the weights' own when unset.")] = None,
+    resize: Annotated[str | None, typer.Option(help="stretch (whole frame), pad or crop.")] = None,
+    roi: Annotated[str | None, typer.Option(help="x,y,width,height: look at this part of the frame only.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Image of the frame's size: white is looked at.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for training: 30s, 5m, 2h.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
+    logger: Annotated[list[str] | None, typer.Option(help="tensorboard or mlflow, beside metrics.csv.")] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,9 +89,9 @@ def fit(
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a run.")],
     paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
-    csv: Annotated[Optional[str], typer.Option(help="Write path,label,probability,p:<class>...; - is stdout.")] = None,
+    csv: Annotated[str | None, typer.Option(help="Write path,label,probability,p:<class>...; - is stdout.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="Threads of the network.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
 ) -> None:
     """Say what is on images, by the code that runs on the line."""
     from cvtune_edge.predict import predict_command
@@ -105,7 +105,7 @@ def predict(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
     folder: Annotated[Path, typer.Argument(help="Class folders; only test/ where there is one.")],
-    json: Annotated[Optional[Path], typer.Option(help="Write the figures here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score a labelled folder."""
@@ -189,7 +189,9 @@ def _box(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         box = ()
     if len(box) != 4:
-        raise ConfigError(f"--roi '{text}': expected x,y,width,height in pixels", hint="for example --roi 100,80,640,480")
+        raise ConfigError(
+            f"--roi '{text}': expected x,y,width,height in pixels", hint="for example --roi 100,80,640,480"
+        )
     return box
 
 

@@ -86,7 +86,7 @@ class TrainConfig(_Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
     class_weights: Literal["auto", "none"] = "auto"
-    cut: float = Field(0.6, ge=0, le=1)  # share of the layer groups that the tail stage leaves frozen
+    cut: float = Field(0.67, ge=0, le=1)  # share of the layer groups that the tail stage leaves frozen
     budget: float | None = Field(None, gt=0)  # seconds of training, all stages together
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
@@ -153,7 +153,9 @@ def merge_flags(config: Config, flags: Mapping[str, Any]) -> Config:
 def dump_toml(config: Config) -> str:
     """The settings as TOML that :func:`load_config` reads back; unset keys are left out."""
     tree = config.model_dump(mode="json", exclude_none=True)
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in tree.items() if not isinstance(value, dict)]
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in tree.items() if not isinstance(value, dict)
+    ]
     for key, value in tree.items():
         if isinstance(value, dict):
             lines += _toml_table(key, value)
@@ -162,7 +164,11 @@ def dump_toml(config: Config) -> str:
 
 def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{name}]"]
-    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if not isinstance(value, dict)]
+    lines += [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in table.items()
+        if not isinstance(value, dict)
+    ]
     for key, value in table.items():
         if isinstance(value, dict):
             lines += _toml_table(f"{name}.{key}", value)

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LABEL_WIDTH = 9
 PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal

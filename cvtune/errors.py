@@ -1,14 +1,14 @@
 """The errors a user can meet; the base and the image and bundle errors are those of `cvtune_edge`.
 
-    CvtuneError               exit code 2
-    |- ImageError             an image that cannot be read
-    |- BundleError            not a bundle, or a bundle whose files were changed
-    |- DataError              the folder of images: missing, empty, one class, too few images
-    |- ConfigError            a config file or a flag: unknown keys, values out of range
-    |- WeightsError           pretrained weights that cannot be found or do not fit
-    |- ModelError             an unknown backbone, or one that cannot be used
-    |- RunError               a run directory that is in use, taken, or not a run
-    `- GateError              exit code 3: the exported model does not answer like the trained one
+CvtuneError               exit code 2
+|- ImageError             an image that cannot be read
+|- BundleError            not a bundle, or a bundle whose files were changed
+|- DataError              the folder of images: missing, empty, one class, too few images
+|- ConfigError            a config file or a flag: unknown keys, values out of range
+|- WeightsError           pretrained weights that cannot be found or do not fit
+|- ModelError             an unknown backbone, or one that cannot be used
+|- RunError               a run directory that is in use, taken, or not a run
+`- GateError              exit code 3: the exported model does not answer like the trained one
 """
 
 from __future__ import annotations

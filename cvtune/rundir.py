@@ -123,11 +123,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(part, path)
+    part.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with `\\n` line ends on every system, atomically."""
+    """Write UTF-8 text with the same line ends on every system, atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 

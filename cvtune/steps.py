@@ -47,7 +47,7 @@ class Plugins:
     """What a user plugs into a fit.
 
     Attributes:
-        head: called with (width D, classes K), gives a module from [N, D] to logits [N, K]; used from the tail stage on.
+        head: called with (width D, classes K), gives a module from [N, D] to logits [N, K]; from the tail on.
         augmentation: an albumentations transform for uint8 [S, S, 3], in place of the preset's.
         callbacks: Lightning callbacks.
         loggers: Lightning loggers, beside the run's own metrics.csv.
@@ -118,9 +118,7 @@ def preprocessing(config: Config, weights: WeightsInfo) -> Preprocessing:
     )
 
 
-def read(
-    found: DatasetIndex, frame: Preprocessing, folder: Path, console: Console
-) -> tuple[DatasetIndex, PixelCache]:
+def read(found: DatasetIndex, frame: Preprocessing, folder: Path, console: Console) -> tuple[DatasetIndex, PixelCache]:
     """Read every image once; those that cannot be read are listed, and the run goes on without them."""
     filled, pixels = fill_pixels(found, frame, folder, progress=lambda done, of: console.progress("reading", done, of))
     duplicates = sum(len(cluster) - 1 for cluster in duplicate_clusters(filled))
@@ -158,9 +156,7 @@ def _own(split: Split, side: str) -> bool:
     return not (side == "calib" and split.calib_is_val)
 
 
-def record(
-    run: RunDir, config: Config, found: DatasetIndex, split: Split, weights: WeightsInfo, folder: Path
-) -> None:
+def record(run: RunDir, config: Config, found: DatasetIndex, split: Split, weights: WeightsInfo, folder: Path) -> None:
     """Everything that was decided before training, in the run directory."""
     write_text(run.config, dump_toml(config))
     write_json(run.environment, _environment(weights, folder))

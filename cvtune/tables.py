@@ -18,8 +18,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     ]
     width = max(len("class"), *(len(one.name) for one in figures.per_class))
     lines.append(f"{'class':<{width}}  {'found (recall)':<34}  right when said (precision)")
-    for one in figures.per_class:
-        lines.append(f"{one.name:<{width}}  {counted(one.recall):<34}  {counted(one.precision)}")
+    lines += [f"{one.name:<{width}}  {counted(one.recall):<34}  {counted(one.precision)}" for one in figures.per_class]
     if result.skipped:
         lines += ["", f"{len(result.skipped)} files not scored:"]
         lines += [f"  {path}: {reason}" for path, reason in result.skipped[:20]]
@@ -28,10 +27,10 @@ def evaluation_lines(result: Evaluation) -> list[str]:
 
 
 def rate(value: Rate) -> str:
-    """ "0.883 [0.856, 0.906]", the interval being two-sided 95 % Clopper-Pearson."""
+    """0.883 [0.856, 0.906]: the interval is two-sided 95 % Clopper-Pearson."""
     return "-" if value.value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def counted(value: Rate) -> str:
-    """ "59 of 61, 0.967 [0.887, 0.996]"."""
+    """59 of 61, 0.967 [0.887, 0.996]."""
     return f"{value}, {rate(value)}"

@@ -1,0 +1,1 @@
+"""From the trained classifier to the ONNX bundle, and the gate it has to pass."""

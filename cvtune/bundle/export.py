@@ -1,8 +1,7 @@
-"""From the trained classifier to `RUN/bundle`: write beside, ask with the user's own files, swap only when it passed."""
+"""From the trained classifier to `RUN/bundle`: write beside, ask with the user's own files, swap when it passed."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -132,6 +131,6 @@ def _swap(new: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
+        folder.rename(old)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

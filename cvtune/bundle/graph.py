@@ -6,7 +6,6 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import cast
 
 import onnx
 import torch
@@ -84,7 +83,7 @@ def _export(network: Deployed, size: int) -> onnx.ModelProto:
         noisy.setLevel(level)
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    model = cast(onnx.ModelProto, program.model_proto)
+    model = program.model_proto
     model.ir_version = IR_VERSION
     del model.metadata_props[:]
     for node in model.graph.node:

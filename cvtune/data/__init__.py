@@ -1,0 +1,1 @@
+"""From a folder of images to sides and pixels: index, split, preprocessing, pixel cache, augmentation."""

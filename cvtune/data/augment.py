@@ -54,7 +54,8 @@ def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
         )
     if config.scale[0] < 1:
         steps.append(A.RandomResizedCrop((size, size), scale=config.scale, ratio=(0.85, 1.18), p=0.8))
-    return A.Compose(steps + _photometric(config, size), seed=0)
+    transform: Augmentation = A.Compose(steps + _photometric(config, size), seed=0)
+    return transform
 
 
 def _photometric(config: AugmentConfig, size: int) -> list[Any]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from cvtune.config import Config, overlay, read_preset
 from cvtune.data.index import DatasetIndex
 
-_SIDE_WORDS = frozenset(
-    "left right lefthand righthand links rechts gauche droite izquierda derecha sinistra destra lh rh cw ccw "
-    "clockwise counterclockwise anticlockwise".split()
-)
-_SIGN_WORDS = frozenset("sign signs speed arrow arrows digit digits letter letters char character symbol".split())
-_XRAY_WORDS = frozenset("pneumonia fracture fractured tuberculosis covid covid19 effusion cardiomegaly".split())
+_SIDES = "left right lefthand righthand links rechts gauche droite izquierda derecha sinistra destra lh rh"
+_TURNS = "cw ccw clockwise counterclockwise anticlockwise"
+_SIGNS = "sign signs speed arrow arrows digit digits letter letters char character symbol"
+_MEDICAL = "pneumonia fracture fractured tuberculosis covid covid19 effusion cardiomegaly"
+_SIDE_WORDS = frozenset(f"{_SIDES} {_TURNS}".split())
+_SIGN_WORDS = frozenset(_SIGNS.split())
+_XRAY_WORDS = frozenset(_MEDICAL.split())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The split: every image on exactly one side, no group on two, every class where its size allows.
 
 Sides that the folder gives are kept. The rest is dealt out group by group: first each class gets its foot in every door
-(two groups in train where it has three, one on each other side), then the remaining groups, largest first, go to the
-side that is furthest from its share. A class keeps about half of its groups in train, so s further sides need 2 * s.
+(two groups in train where it has three, one on each other side), then the remaining groups, largest first, go to train
+until it has half of the class, and from there to the side that is furthest from its share. A class keeps about half of
+its groups in train, so s further sides need 2 * s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cvtune.errors import DataError
 from cvtune.rundir import SIDES, write_text
 
 _COLUMNS: Final = ("path", "label", "group", "side")
-FEW: Final = 8  # images of a class; below it one image on the test side is most that can be hoped for
+FEW: Final = 8  # images of a class; below it the test side holds one, and one image says next to nothing
 
 
 @dataclass(frozen=True)
@@ -211,15 +212,22 @@ class _Dealer:
         return next(small, min(free, key=lambda number: self.units[number].labels[label]))
 
     def deal(self) -> None:
-        """Largest units first, each to the side that lacks most of its classes."""
+        """Largest units first: to train until it has half of each class, then to the side that lacks most of them."""
         rest = [number for number, side in enumerate(self.sides) if not side]
         for number in sorted(rest, key=lambda number: -len(self.units[number].members)):
             labels = self.units[number].labels
+            if any(self._below_half(label) for label in labels):
+                self._assign(number, "train")
+                continue
             lack = {
                 side: sum(count * need[label] / self.total[label] for label, count in labels.items())
                 for side, need in self.need.items()
             }
-            self._assign(number, max(lack, key=lambda side: lack[side]))
+            self._assign(number, max(lack, key=lack.__getitem__))
+
+    def _below_half(self, label: int) -> bool:
+        total = self.total[label]
+        return 2 * (self.fractions["train"] * total - self.need["train"][label]) < total  # what train has, doubled
 
     def _assign(self, number: int, side: str) -> None:
         self.sides[number] = side

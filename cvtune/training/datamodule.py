@@ -21,7 +21,7 @@ Key = tuple[int, int]  # epoch, position in the side
 
 
 class EpochSampler(Sampler[Key]):
-    """Positions in a new order each epoch, decided by (seed, epoch) alone; gives the epoch along for the augmentation."""
+    """Positions in a new order each epoch, decided by (seed, epoch) alone; the epoch goes along for augmentation."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed, self._epoch = count, seed, 0
@@ -99,7 +99,8 @@ class PixelDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of uint8 [B, 3, S, S] and int64 [B], augmented."""
-        sampler = BatchSampler(EpochSampler(len(self.train), self.seed), self.batch_size, drop_last=True)
+        keys: Any = EpochSampler(len(self.train), self.seed)  # torch types a batch sampler's keys as int
+        sampler = BatchSampler(keys, self.batch_size, drop_last=True)
         return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -1,7 +1,7 @@
 """Stage 0: a linear head on frozen features, seconds after the first pass over the images.
 
 Multinomial logistic regression (scikit-learn, L-BFGS) on standardised embeddings; its regularisation is picked by
-cross-validation that keeps groups together. The standardisation is folded into the head, so model 0 is one linear layer.
+cross-validation that keeps groups together. The standardisation is folded into the head: model 0 is one linear layer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def class_weights(labels: Ints, classes: int, *, mode: str = "auto") -> Floats:
     """
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     weights = np.ones(classes) if mode == "none" else 1 / np.sqrt(np.maximum(counts, 1))
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)
 
 
 def fit_probe(
@@ -104,7 +104,10 @@ def _softmax_form(model: LogisticRegression) -> tuple[NDArray[np.float64], NDArr
 
 
 def _fold_in(
-    coefficients: NDArray[np.float64], intercept: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]
+    coefficients: NDArray[np.float64],
+    intercept: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
 ) -> LinearHead:
     head = LinearHead(coefficients.shape[1], coefficients.shape[0])
     head.set(torch.from_numpy(coefficients / std), torch.from_numpy(intercept - (coefficients / std) @ mean))

@@ -99,7 +99,7 @@ class Session:
     judge: Judge
     stop: StopRequest
     progress: Progress
-    extras: Extras = Extras()
+    extras: Extras = field(default_factory=Extras)
     head: HeadFactory | None = None
     augmentation: Augmentation | None = None
     replay: dict[str, dict[str, float | int | str]] = field(default_factory=dict)

@@ -127,7 +127,13 @@ def train_stage(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            **{"accelerator": "auto", "devices": 1, "deterministic": "warn", "gradient_clip_val": 1.0, **extras.trainer},
+            **{
+                "accelerator": "auto",
+                "devices": 1,
+                "deterministic": "warn",
+                "gradient_clip_val": 1.0,
+                **extras.trainer,
+            },
         )
         trainer.fit(tuner, datamodule=data)
     if best.best is not None:

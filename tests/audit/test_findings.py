@@ -63,7 +63,7 @@ def test_clusters_are_positions() -> None:
 
 
 def test_small_and_uneven_classes() -> None:
-    images = tuple(Image(f"a/{i}", 0, None, f"a/{i}") for i in range(30)) + (image("b/1"), image("b/2"))
+    images = (*(Image(f"a/{i}", 0, None, f"a/{i}") for i in range(30)), image("b/1"), image("b/2"))
     few, imbalance = audit(DatasetIndex(Path(), ("a", "b"), images))
     assert few.title == "1 class with fewer than 8 images"
     assert few.examples == ("b: 2",)

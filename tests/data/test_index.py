@@ -157,7 +157,7 @@ def test_one_class_only(make_folder: MakeFolder) -> None:
 
 
 def test_all_small_classes_in_one_error(make_folder: MakeFolder) -> None:
-    with pytest.raises(DataError, match="at least 2 images.*: 'a' has 1, 'c' has 1"):
+    with pytest.raises(DataError, match=r"at least 2 images.*: 'a' has 1, 'c' has 1"):
         build_index(make_folder("a/1.png", "b/1.png", "b/2.png", "c/1.png"))
 
 
@@ -184,7 +184,7 @@ def test_damaged_index(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_impossible_indexes_are_refused(images: tuple[Image, ...]) -> None:
-    with pytest.raises(ValueError, match="expected|twice"):
+    with pytest.raises(ValueError, match=r"expected|twice"):
         DatasetIndex(Path(), ("x", "y"), images)
 
 

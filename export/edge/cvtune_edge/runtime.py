@@ -18,6 +18,8 @@ from cvtune_edge.manifest import MODEL_FILE, Manifest, load_manifest
 from cvtune_edge.results import Prediction, Unreadable
 from cvtune_edge.session import SESSION_ERRORS, open_session
 
+__all__ = ["Bundle", "Prediction", "Unreadable"]
+
 
 class Bundle:
     """An exported classifier, ready to answer.
