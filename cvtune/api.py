@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvtune_edge.runtime import Bundle, Prediction, Unreadable
 
-from cvtune.config import Config, load_config
+from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
 from cvtune.errors import DataError, RunError
 from cvtune.rundir import RunDir, bundle_of, read_json
@@ -61,7 +61,7 @@ def fit(
     from cvtune.steps import Plugins
 
     plugins = Plugins(head, augmentation, tuple(callbacks), tuple(loggers), dict(trainer or {}))
-    settings = config if isinstance(config, Config) and not flags else _settings(config, flags)
+    settings = _settings(config, flags)
     outcome = run_pipeline(
         Path(folder),
         settings,
@@ -101,13 +101,15 @@ class Evaluation:
         predictions: answers and truth, in the order of the folder.
         metrics: the figures.
         side: "test" where the folder has sides of its own and only that one was scored, else "all".
-        skipped: files that could not be read, with reasons.
+        skipped: files of that side that were not scored, with reasons.
+        unreadable: how many of them are images by their names.
     """
 
     predictions: Predictions
     metrics: Metrics
     side: str
     skipped: tuple[tuple[str, str], ...]
+    unreadable: int = 0
 
 
 def evaluate(
@@ -231,9 +233,8 @@ def _settings(config: Config | PathLike | None, flags: Mapping[str, Any]) -> Con
     preset = rest.pop("preset", None)
     dotted = {f"{_SECTIONS[key]}.{key}" if key in _SECTIONS else key: value for key, value in rest.items()}
     if isinstance(config, Config):
-        from cvtune.config import merge_flags
-
-        return merge_flags(config, dotted if preset is None else {**dotted, "preset": preset})
+        merged = merge_flags(config, {**dotted, "preset": preset})
+        return merged if merged.preset == "auto" else overlay(merged, read_preset(merged.preset))
     return load_config(preset or "auto", None if config is None else Path(config), dotted)
 
 
@@ -254,20 +255,35 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
     from cvtune.evaluation.metrics import score
     from cvtune.evaluation.predictions import Predictions
 
-    skipped = [(one.path, one.reason) for one in index.skipped]
+    skipped = [(one.path, one.reason) for one in index.skipped if side == "all" or _on_test(one.path)]
+    unreadable = sum(_is_image_name(path) for path, _ in skipped)
     kept, rows = [], []
     stream = bundle.stream(index.root / image.path for image in index.images)
     for done, (image, answer) in enumerate(zip(index.images, stream, strict=True), start=1):
         progress(done, len(index.images))
         if isinstance(answer, Unreadable):
             skipped.append((image.path, answer.reason))
+            unreadable += 1
         else:
             kept.append(image)
             rows.append(answer.probabilities)
     if not kept:
+        reasons = "\n".join(f"  {path}: {reason}" for path, reason in skipped[:5])
         raise DataError(
-            f"{index.root}: none of the {len(index.images)} images can be read", hint="see the reasons above"
+            f"{index.root}: none of the {len(index.images)} images can be read, for example:\n{reasons}",
+            hint="check that the files are images of the kind that the model was trained on",
         )
     truth = np.array([image.label for image in kept], np.int64)
     predictions = Predictions(tuple(image.path for image in kept), truth, np.stack(rows), bundle.classes)
-    return Evaluation(predictions, score(predictions), side, tuple(skipped))
+    return Evaluation(predictions, score(predictions), side, tuple(skipped), unreadable)
+
+
+def _on_test(path: str) -> bool:
+    return path.split("/")[0].lower() == "test"
+
+
+def _is_image_name(path: str) -> bool:
+    from cvtune_edge.files import IMAGE_SUFFIXES, is_hidden
+
+    name = path.rpartition("/")[2]
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from signal import SIGTERM
 from typing import Annotated
 
 import typer
@@ -81,7 +82,11 @@ def fit(
         "train.loggers": tuple(logger) if logger else None,
     }
     settings = load_config(preset, config, flags)
-    run = api.fit(folder, out=out, config=settings, console=Console(quiet=quiet, verbose=verbose))
+    try:
+        run = api.fit(folder, out=out, config=settings, console=Console(quiet=quiet, verbose=verbose))
+    except KeyboardInterrupt as end:  # typer would make an exit code of it without a word
+        print("interrupted: nothing is kept of a run that had no model yet", file=sys.stderr)
+        raise typer.Exit(143 if SIGTERM in end.args else 130) from None
     raise typer.Exit(run.exit_code)
 
 
@@ -124,7 +129,7 @@ def evaluate(
     if json is not None:
         skipped = [{"path": path, "reason": reason} for path, reason in result.skipped]
         write_json(json, {"side": result.side, **result.metrics.to_json(), "skipped": skipped})
-    raise typer.Exit(4 if result.skipped else 0)
+    raise typer.Exit(4 if result.unreadable else 0)
 
 
 @app.command()
@@ -173,9 +178,9 @@ def _run(argv: list[str] | None) -> int:
     except CvtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted before there was a model: nothing was kept", file=sys.stderr)
-        return 130
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

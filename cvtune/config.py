@@ -91,7 +91,7 @@ class TrainConfig(_Section):
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
     tail: StageConfig = StageConfig()
-    all: StageConfig = StageConfig(steps=200, learning_rate=2e-4, patience=3)
+    all: StageConfig = StageConfig(steps=120, learning_rate=2e-4, patience=3)
 
 
 class Config(_Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import textwrap
 import time
@@ -112,10 +114,8 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: anything else.
     """
-    units = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-    number = text.strip().rstrip("smhin ")
-    unit = text.strip()[len(number) :].strip() or "s"
-    seconds = float(number) * units[unit] if unit in units else -1.0
-    if not seconds > 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    seconds = float(match[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}[match[2]] if match else 0.0
+    if not 0 < seconds < math.inf:
         raise ValueError(f"'{text}' is no duration; expected 30s, 5m or 2h")
     return seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,32 +67,49 @@ class RunDir:
             )
         return run
 
+    def check_new(self) -> None:
+        """Make sure that nothing is written over.
+
+        Raises:
+            RunError: another process writes a run here, or the folder holds something.
+        """
+        if self.lock.is_file():
+            with self.lock.open("ab") as handle:
+                self._take(handle.fileno())
+        if self.root.exists() and not self._is_empty():
+            raise RunError(
+                f"{self.root} is not empty; a run never writes over anything",
+                hint="choose another folder with --out, or delete this one yourself",
+            )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; the lock is the operating system's and goes when the process dies.
+
+        A run that began here and ends before its first model leaves no folder behind.
 
         Raises:
             RunError: another process holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("a+b") as handle:
-            if not _try_lock(handle.fileno()):
-                raise RunError(
-                    f"{self.root} is in use by another cvtune process",
-                    hint="wait until it ends, or choose another folder with --out",
-                )
+        with self.lock.open("ab") as handle:
+            self._take(handle.fileno())
+            began = self._is_empty()
             try:
                 yield
             finally:
-                if not self.config.is_file():
-                    self._leave_nothing()
+                if began and not (self.bundle / "manifest.json").is_file():
+                    shutil.rmtree(self.root, ignore_errors=True)  # Windows keeps the lock file, which is open
 
-    def _leave_nothing(self) -> None:
-        """A run that failed before it began leaves no folder behind."""
-        if os.name != "nt":  # Windows cannot remove a file that is open
-            self.lock.unlink(missing_ok=True)
-            if not any(self.root.iterdir()):
-                self.root.rmdir()
+    def _take(self, fd: int) -> None:
+        if not _try_lock(fd):
+            raise RunError(
+                f"{self.root} is in use by another cvtune process",
+                hint="wait until it ends, or choose another folder with --out",
+            )
+
+    def _is_empty(self) -> bool:
+        return self.root.is_dir() and not set(self.root.iterdir()) - {self.lock}
 
 
 def bundle_of(path: Path) -> Path:

@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +27,11 @@ from cvtune.data.pixels import PixelCache, fill_pixels
 from cvtune.data.preprocess import Preprocessing, load_mask, small_things_note
 from cvtune.data.presets import settle_preset
 from cvtune.data.split import Split, split_index
-from cvtune.errors import RunError
 from cvtune.evaluation.comparison import better
 from cvtune.evaluation.metrics import score
 from cvtune.evaluation.predictions import Predictions
 from cvtune.models.backbone import load_backbone
-from cvtune.models.head import Classifier, HeadFactory, LinearHead
+from cvtune.models.head import Classifier, HeadFactory, LinearHead, build_head
 from cvtune.models.normalize import Normalize
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
@@ -77,15 +77,11 @@ def new_run(folder: Path, out: Path | None) -> RunDir:
     """A run directory that holds nothing yet.
 
     Raises:
-        RunError: `out` holds a run or something else.
+        RunError: `out` is in use, or holds a run or something else.
     """
     if out is not None:
         run = RunDir(out)
-        if run.root.exists() and (not run.root.is_dir() or set(run.root.iterdir()) - {run.lock}):
-            raise RunError(
-                f"{out} is not empty; a run never writes over anything",
-                hint="choose another folder with --out, or delete this one yourself",
-            )
+        run.check_new()
         return run
     stem = re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-.") or "run"
     number = 1
@@ -145,11 +141,22 @@ def divide(found: DatasetIndex, config: Config, console: Console) -> Split:
     split = split_index(found, config.data, seed=config.seed, same=duplicate_clusters(found))
     counts = " / ".join(f"{side} {len(split.indices(side))}" for side in SIDES if _own(split, side))
     groups = "groups" if config.data.group_by else "duplicates"
+    crossing = _crossing(found, split)
+    apart = f"{crossing} {groups} on two of the given sides: audit.json" if crossing else f"no {groups} on two sides"
     notes = split.notes
     if found.ungrouped:
         notes = (*notes, f"{found.ungrouped} paths do not match --group-by: each of them stands for itself")
-    console.step("split", f"{counts}, no {groups} on two sides", more=notes)
+    console.step("split", f"{counts}, {apart}", more=notes)
     return split
+
+
+def _crossing(found: DatasetIndex, split: Split) -> int:
+    """Groups and duplicates on two sides: only those that the folder itself put there."""
+    groups: dict[str, set[int]] = defaultdict(set)
+    for row, image in enumerate(found.images):
+        groups[image.group].add(row)
+    clusters = (*groups.values(), *duplicate_clusters(found))
+    return sum(len({split.sides[row] for row in cluster}) > 1 for cluster in clusters)
 
 
 def _own(split: Split, side: str) -> bool:
@@ -197,6 +204,8 @@ def prepare(
     size = config.image.size or weights.size
     loggers = (*plugins.loggers, *build_loggers(config.train.loggers, run.root))
     backbone = load_backbone(weights, size=size, seed=config.seed)
+    if plugins.head is not None:
+        build_head(plugins.head, backbone.width, len(found.classes))  # a head that does not fit is known at once
     labels = np.array([image.label for image in found.images], np.int64)
     held = np.unique(np.concatenate([split.indices(side) for side in ("val", "calib", "test")]))
     val = split.indices("val")

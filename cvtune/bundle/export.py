@@ -95,7 +95,7 @@ def export_bundle(
 
 def _metadata(product: Product) -> dict[str, str]:
     return {
-        "cvtune": version("cvtune"),
+        "cvtune_version": version("cvtune"),
         "name": product.name,
         "classes": classes_json(product.classes),
         "size": str(product.preprocessing.size),

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from cvtune.training.datamodule import PixelDataModule
@@ -19,6 +21,17 @@ from cvtune.training.module import FineTuner, clone_state
 from cvtune.training.stop import StopRequest
 
 Progress = Callable[[str, int, int], None]  # what, done, of
+
+_TRAINER: Final[dict[str, Any]] = {  # a user's own arguments win
+    "accelerator": "auto",
+    "devices": 1,
+    "deterministic": "warn",
+    "gradient_clip_val": 1.0,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +96,9 @@ class Pulse(L.Callback):
         self._progress = progress
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """After each optimizer step."""
+        """After each optimizer step; a stop asked for here, not by `max_steps`, is followed by a validation."""
         self._progress(self._name, trainer.global_step, self._total)
-        if self._stop or time.monotonic() > self._deadline:
+        if trainer.global_step >= self._total or self._stop or time.monotonic() > self._deadline:
             trainer.should_stop = True
 
 
@@ -118,28 +131,34 @@ def train_stage(
     best = BestEpoch(name, tuner.stage.patience)
     pulse = Pulse(name, tuner.total_steps, stop, deadline, progress)
     L.seed_everything(seed, verbose=False)
-    with quiet_lightning():
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
+    tuner.train()  # Lightning takes the modes as it finds them, and a finished model is in eval mode
+    with quiet_lightning(), _own_signals(stop):
         trainer = L.Trainer(
             max_steps=tuner.total_steps,
             callbacks=[best, pulse, *extras.callbacks],
             logger=list(extras.loggers) or False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **{
-                "accelerator": "auto",
-                "devices": 1,
-                "deterministic": "warn",
-                "gradient_clip_val": 1.0,
-                **extras.trainer,
-            },
+            **{**_TRAINER, **extras.trainer},
         )
         trainer.fit(tuner, datamodule=data)
     if best.best is not None:
         tuner.classifier.load_state_dict(best.best)
     tuner.classifier.cpu().eval()
     return best.rows
+
+
+@contextmanager
+def _own_signals(stop: StopRequest) -> Iterator[None]:
+    """Ctrl-C and SIGTERM mean what `StopRequest` says; Lightning makes them SystemExit, after the validation."""
+    try:
+        yield
+    except SIGTERMException:
+        if not stop:
+            raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager
