@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtune_edge.files import IMAGE_SUFFIXES, find_images, is_hidden
 from cvtune_edge.runtime import Bundle, Prediction, Unreadable
 
 from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
@@ -28,6 +29,7 @@ def fit(
     *,
     out: PathLike | None = None,
     config: Config | PathLike | None = None,
+    plan: PathLike | None = None,
     head: HeadFactory | None = None,
     augmentation: Callable[..., dict[str, Any]] | None = None,
     callbacks: Sequence[Any] = (),
@@ -42,6 +44,7 @@ def fit(
         folder: `class/**/image`, or train/, val/, test/ above the classes.
         out: the run directory, `runs/<folder>-<n>` when unset.
         config: settings, or a TOML file with some of them.
+        plan: an earlier run; what it chose by the clock is chosen again, so that a run with a budget can be repeated.
         head: called with (embedding width D, classes K), gives a `torch.nn.Module` from [N, D] to logits [N, K].
         augmentation: an albumentations transform for uint8 [S, S, 3], in place of the preset's.
         callbacks: Lightning callbacks for the tail and all stages.
@@ -66,6 +69,7 @@ def fit(
         Path(folder),
         settings,
         out=None if out is None else Path(out),
+        plan=None if plan is None else Path(plan),
         plugins=plugins,
         console=console or Console(quiet=True),
     )
@@ -178,8 +182,6 @@ class Run:
         Args:
             paths: one file or folder, or several.
         """
-        from cvtune_edge.files import find_images
-
         several = [paths] if isinstance(paths, str | Path) else paths
         return self.bundle.stream(find_images(Path(path) for path in several))
 
@@ -209,7 +211,7 @@ class Run:
 
         facts = read_json(self.directory.model)
         if facts["head"] != "linear" and head is None:
-            raise RunError(f"{self.path}: the head is a {facts['head']} of your own", hint="pass head=... to model()")
+            raise RunError(f"{self.path}: its head is your own, {facts['head']}", hint="pass head=... to model()")
         backbone = create_empty(facts["backbone"], size=facts["size"])
         factory = head if head is not None and facts["head"] != "linear" else LinearHead
         classifier = Classifier(backbone, factory(backbone.width, len(facts["classes"])))
@@ -283,7 +285,5 @@ def _on_test(path: str) -> bool:
 
 
 def _is_image_name(path: str) -> bool:
-    from cvtune_edge.files import IMAGE_SUFFIXES, is_hidden
-
     name = path.rpartition("/")[2]
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)

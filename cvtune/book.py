@@ -49,7 +49,6 @@ class Book:
 
     def __post_init__(self) -> None:
         self._stages: list[dict[str, Any]] = []
-        self._plan: dict[str, Any] = {}
         self._curves = [CURVES]
         self._metrics: dict[str, Metrics] = {}
         self._parity: Parity | None = None
@@ -103,10 +102,8 @@ class Book:
                 "trainable": stage.trainable,
             }
         )
-        self._plan[stage.name] = stage.plan
         self._curves += [",".join(str(value) for value in asdict(epoch).values()) for epoch in stage.epochs]
         write_json(self.run.stages, self._stages)
-        write_json(self.run.plan, {"stages": self._plan})
         write_text(self.run.curves, "\n".join(self._curves) + "\n")
 
     def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:

@@ -41,7 +41,9 @@ def _main(
 
 @app.command()
 def fit(
-    folder: Annotated[Path, typer.Argument(help="class/**/image, or train/, val/, test/ above the classes.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="class/**/image, or train/, val/, test/ above the classes.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/FOLDER-N when unset.")] = None,
     preset: Annotated[str, typer.Option(help="auto, default, defects, xray or traffic-signs.")] = "auto",
     config: Annotated[Path | None, typer.Option(help="TOML file; see configs/default.toml.")] = None,
@@ -56,6 +58,7 @@ def fit(
     roi: Annotated[str | None, typer.Option(help="x,y,width,height: look at this part of the frame only.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Image of the frame's size: white is looked at.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for training: 30s, 5m, 2h.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
     logger: Annotated[list[str] | None, typer.Option(help="tensorboard or mlflow, beside metrics.csv.")] = None,
     verbose: Verbose = False,
@@ -83,7 +86,7 @@ def fit(
     }
     settings = load_config(preset, config, flags)
     try:
-        run = api.fit(folder, out=out, config=settings, console=Console(quiet=quiet, verbose=verbose))
+        run = api.fit(folder, out=out, config=settings, plan=plan, console=Console(quiet=quiet, verbose=verbose))
     except KeyboardInterrupt as end:  # typer would make an exit code of it without a word
         print("interrupted: nothing is kept of a run that had no model yet", file=sys.stderr)
         raise typer.Exit(143 if SIGTERM in end.args else 130) from None
@@ -92,8 +95,8 @@ def fit(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run.")],
-    paths: Annotated[list[Path], typer.Argument(help="Images and folders.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
     csv: Annotated[str | None, typer.Option(help="Write path,label,probability,p:<class>...; - is stdout.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
@@ -109,7 +112,7 @@ def predict(
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
-    folder: Annotated[Path, typer.Argument(help="Class folders; only test/ where there is one.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Class folders; only test/ where there is one.")],
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -134,7 +137,7 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Build report.html again from the files of a run."""
@@ -149,7 +152,7 @@ def report(
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Print the summary of a finished run again."""
     from cvtune.rundir import RunDir, read_text
 
@@ -206,4 +209,4 @@ def _seconds(text: str | None) -> float | None:
     try:
         return None if text is None else parse_duration(text)
     except ValueError as error:
-        raise ConfigError(f"--budget: {error}") from error
+        raise ConfigError(f"--budget {error}") from error

@@ -119,16 +119,17 @@ def load_config(preset: str = "auto", file: Path | None = None, flags: Mapping[s
     """Merge preset < file < flags.
 
     Args:
-        preset: a name from :func:`preset_names`, or `auto`, which the data settles (`data.presets`).
+        preset: a name from :func:`preset_names`, or `auto`: the file's own, else the data settles it (`data.presets`).
         file: a TOML file with any of the keys.
         flags: dotted keys, `{"train.budget": 300.0}`; values of None are left out.
 
     Raises:
         ConfigError: every unknown key and wrong value, each with its place and the nearest name.
     """
-    tree = {} if preset == "auto" else read_preset(preset)
-    if file is not None:
-        tree = _merge(tree, _read_toml(file))
+    own = {} if file is None else _read_toml(file)
+    if preset == "auto" and isinstance(own.get("preset"), str):
+        preset = own["preset"]
+    tree = _merge({} if preset == "auto" else read_preset(preset), own)
     for key, value in (flags or {}).items():
         if value is not None:
             tree = _merge(tree, _nest(key, value))
@@ -154,7 +155,7 @@ def dump_toml(config: Config) -> str:
     """The settings as TOML that :func:`load_config` reads back; unset keys are left out."""
     tree = config.model_dump(mode="json", exclude_none=True)
     lines = [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in tree.items() if not isinstance(value, dict)
+        f"{key} = {_toml_value(value)}" for key, value in tree.items() if not isinstance(value, dict)
     ]
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -162,10 +163,14 @@ def dump_toml(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _toml_value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's, but for one character
+
+
 def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{name}]"]
     lines += [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        f"{key} = {_toml_value(value)}"
         for key, value in table.items()
         if not isinstance(value, dict)
     ]

@@ -13,7 +13,13 @@ from cvtune.training.stop import StopRequest
 
 
 def fit(
-    folder: Path, config: Config, *, out: Path | None = None, plugins: steps.Plugins | None = None, console: Console
+    folder: Path,
+    config: Config,
+    *,
+    out: Path | None = None,
+    plan: Path | None = None,
+    plugins: steps.Plugins | None = None,
+    console: Console,
 ) -> Outcome:
     """Fine-tune on a folder; from model 0 on, stopping at any moment leaves a valid run.
 
@@ -21,6 +27,7 @@ def fit(
         folder: `class/**/image`, or train/, val/, test/ above the classes.
         config: all settings.
         out: the run directory, `runs/<folder>-<n>` when unset.
+        plan: an earlier run, whose choices made by the clock are repeated.
         plugins: the user's head, augmentation, callbacks and loggers.
         console: where the steps are told.
 
@@ -38,9 +45,11 @@ def fit(
         config = steps.settle(config, index, frame, console)
         split = steps.divide(index, config, console)
         steps.record(run, config, index, split, weights, folder)
-        session = steps.prepare(run, config, weights, index, split, pixels, plugins=plugins, stop=stop, console=console)
+        session = steps.prepare(
+            run, config, weights, index, split, pixels, plugins=plugins, plan=plan, stop=stop, console=console
+        )
         book = Book(run, config, index, split, weights, frame, console)
         for stage in stages(session):
-            book.add(stage, session.classifier)
             stop.arm()
+            book.add(stage, session.classifier)
         return book.close(stopped=stop.exit_code)

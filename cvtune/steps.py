@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import re
 import shutil
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -35,9 +34,9 @@ from cvtune.models.head import Classifier, HeadFactory, LinearHead, build_head
 from cvtune.models.normalize import Normalize
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
-from cvtune.rundir import SIDES, RunDir, write_json, write_text
+from cvtune.rundir import SIDES, RunDir, read_json, write_json, write_text
 from cvtune.training.loggers import build_loggers
-from cvtune.training.stages import Floats, Judgement, Material, Session
+from cvtune.training.stages import Choices, Floats, Judgement, Material, Session
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
 
@@ -197,6 +196,7 @@ def prepare(
     pixels: PixelCache,
     *,
     plugins: Plugins,
+    plan: Path | None,
     stop: StopRequest,
     console: Console,
 ) -> Session:
@@ -229,8 +229,31 @@ def prepare(
         extras=Extras(plugins.callbacks, loggers, plugins.trainer),
         head=plugins.head,
         augmentation=plugins.augmentation,
-        deadline=math.inf,
+        replay=read_plan(plan) if plan is not None else {},
+        planned=_PlanWriter(run.plan),
     )
+
+
+def read_plan(folder: Path) -> Mapping[str, Choices]:
+    """What an earlier run chose by measuring, by stage.
+
+    Raises:
+        RunError: the folder is no run, or one without a plan.
+    """
+    plan: Mapping[str, Choices] = read_json(RunDir.open(folder).plan)["stages"]
+    return plan
+
+
+class _PlanWriter:
+    """Writes plan.json before each stage, so that the run can be repeated even if the stage never ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stages: dict[str, Choices] = {}
+
+    def __call__(self, stage: str, choices: Choices) -> None:
+        self._stages[stage] = choices
+        write_json(self._path, {"stages": self._stages})
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,37 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def quick_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file for fits whose figures do not matter: a tiny network, random weights, 64 px, a few steps."""
+    file: Path = tmp_path_factory.mktemp("quick") / "quick.toml"
+    file.write_text(_QUICK, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def quick_run(parts: Path, quick_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only: a finished run on `parts` by `quick_config`."""
+    import cvtune
+
+    return cvtune.fit(parts, out=tmp_path_factory.mktemp("quick") / "run", config=quick_config).path
+
+
+_QUICK = """
+[image]
+size = 64
+[model]
+backbone = "test_efficientnet"
+from_scratch = true
+[train]
+workers = 0
+[train.tail]
+steps = 4
+[train.all]
+steps = 2
+"""
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Refuse every connection of this process; yields the addresses asked for and fails the test if there are any."""

@@ -7,6 +7,7 @@ albumentations 2.0.8 hands the same random sequence to every forked worker and e
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,8 @@ def _photometric(config: AugmentConfig, size: int) -> list[Any]:
     if config.blur:
         steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.5), p=config.blur))
     if config.noise:
-        steps.append(A.GaussNoise(std_range=(0.01, 0.05), p=config.noise))
+        colour = bool(config.saturation or config.hue)  # else the picture may be grey, and stays so
+        steps.append(A.GaussNoise(std_range=(0.01, 0.05), per_channel=colour, p=config.noise))
     if config.erase:
         side = (max(1, size // 20), max(2, size // 8))
         steps.append(
@@ -93,8 +95,9 @@ def augment(transform: Augmentation, image: Pixels, *, key: tuple[int, int, int]
         uint8 [H, W, 3], the same for the same key on every system and in every worker.
     """
     state = int(np.random.SeedSequence(key).generate_state(1)[0])
-    reseed = getattr(transform, "set_random_seed", None)
+    # Not set_random_seed: it hands each step the same sequence, so that mirrors only ever come in pairs.
+    reseed = getattr(transform, "set_random_state", None)
     if reseed is not None:
-        reseed(state)
+        reseed(np.random.default_rng(state), random.Random(state))
     result: Pixels = transform(image=image)["image"]
     return result

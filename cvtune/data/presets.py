@@ -67,7 +67,9 @@ def settle_preset(config: Config, index: DatasetIndex) -> tuple[Config, str]:
 
 
 def _words(classes: tuple[str, ...]) -> set[str]:
-    return {word for name in classes for word in re.split(r"[^a-z0-9]+", name.casefold()) if word}
+    spaced = " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for name in classes)  # keepLeft
+    words = set(re.split(r"[^a-z0-9]+", spaced.casefold()))
+    return (words | {word.strip("0123456789") for word in words}) - {""}  # left2
 
 
 def _against_mirrors(classes: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,11 +102,16 @@ class PixelDataModule(L.LightningDataModule):
         """Batches of uint8 [B, 3, S, S] and int64 [B], augmented."""
         keys: Any = EpochSampler(len(self.train), self.seed)  # torch types a batch sampler's keys as int
         sampler = BatchSampler(keys, self.batch_size, drop_last=True)
-        return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers)
+        return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=_ignore_ctrl_c)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The same without augmentation, in order, complete."""
         return DataLoader(self.val, batch_size=64, num_workers=0)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    # A terminal sends it to every process; the main one ends the stage, and needs its workers for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_workers() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,8 @@ class Judgement:
     log_loss: float
 
 
+Choices = Mapping[str, float | int]  # what a stage chose by measuring, saved before it trains
+
 Judge = Callable[[Floats, Floats | None], Judgement]  # new logits, old logits [n_val, K]
 
 
@@ -72,7 +74,6 @@ class StageResult:
 
     Attributes:
         logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
-        plan: what was chosen by measuring.
     """
 
     name: str
@@ -85,12 +86,18 @@ class StageResult:
     trainable: int
     epochs: tuple[Epoch, ...] = ()
     logits: Floats | None = None
-    plan: dict[str, float | int | str] = field(default_factory=dict)
 
 
 @dataclass
 class Session:
-    """Everything the stages share; the classifier always holds the best model so far."""
+    """Everything the stages share; the classifier always holds the best model so far.
+
+    Attributes:
+        replay: choices of an earlier run by stage; their steps are taken instead of measuring again.
+        planned: called with a stage's choices before it trains.
+        deadline: `time.monotonic()` at which training ends.
+        best_val: float32 [n_val, K], logits of the best model so far.
+    """
 
     config: Config
     classifier: Classifier
@@ -102,7 +109,8 @@ class Session:
     extras: Extras = field(default_factory=Extras)
     head: HeadFactory | None = None
     augmentation: Augmentation | None = None
-    replay: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    replay: Mapping[str, Choices] = field(default_factory=dict)
+    planned: Callable[[str, Choices], None] = lambda name, choices: None
     deadline: float = math.inf
     best_val: Floats | None = None
 
@@ -145,6 +153,7 @@ def run_probe(session: Session) -> StageResult:
         weights=weights,
         seed=session.config.seed,
     )
+    session.planned("probe", {"C": strength})
     session.classifier.head = head
     with torch.inference_mode():
         logits = head(torch.from_numpy(table)).numpy()
@@ -160,7 +169,6 @@ def run_probe(session: Session) -> StageResult:
         steps=0,
         trainable=_count(head.parameters()),
         logits=logits[[at[int(row)] for row in material.held]],
-        plan={"C": strength},
     )
 
 
@@ -170,6 +178,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
     data = _data(session)
     candidate = _candidate(session)
     tuner = _tuner(session, candidate, data, name=name, stage=stage, first_group=first_group)
+    session.planned(name, {"first_group": first_group, "steps": tuner.total_steps, "batch_size": data.batch_size})
     rows = train_stage(
         name,
         tuner,
@@ -197,7 +206,6 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
         trainable=_count(p for p in candidate.parameters() if p.requires_grad),
         epochs=tuple(rows),
         logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
-        plan={"first_group": first_group, "steps": tuner.total_steps, "batch_size": data.batch_size},
     )
 
 

@@ -115,6 +115,8 @@ def train_stage(
 ) -> list[Epoch]:
     """Train one stage; the classifier ends with the weights of its best epoch, in eval mode.
 
+    Where no epoch has a finite loss, it ends with the weights that it came with.
+
     Args:
         name: of the stage, for progress and metrics.csv.
         tuner: the Lightning module; its `total_steps` bounds the stage.
@@ -128,10 +130,12 @@ def train_stage(
     Returns:
         One row an epoch.
     """
+    before = clone_state(tuner.classifier)
     best = BestEpoch(name, tuner.stage.patience)
     pulse = Pulse(name, tuner.total_steps, stop, deadline, progress)
     L.seed_everything(seed, verbose=False)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
+    # A debugging aid of deterministic mode that costs a tenth of the time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     tuner.train()  # Lightning takes the modes as it finds them, and a finished model is in eval mode
     with quiet_lightning(), _own_signals(stop):
         trainer = L.Trainer(
@@ -141,8 +145,7 @@ def train_stage(
             **{**_TRAINER, **extras.trainer},
         )
         trainer.fit(tuner, datamodule=data)
-    if best.best is not None:
-        tuner.classifier.load_state_dict(best.best)
+    tuner.classifier.load_state_dict(before if best.best is None else best.best)
     tuner.classifier.cpu().eval()
     return best.rows
 

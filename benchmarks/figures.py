@@ -1,0 +1,160 @@
+"""The figures of the README: `cvtune fit` from the command line on four real folders, scored on their test sides.
+
+    python -m benchmarks.figures --data ../shared/data [--only elpv ...] [--readme README.md]
+
+Each folder takes about ten minutes on two cores. Results are kept as one JSON a folder under benchmarks/results, with
+date and machine; --readme rewrites the table between the two markers from whatever results are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One folder: where it is, how it is fitted, and what has to come out of it."""
+
+    name: str
+    title: str
+    flags: tuple[str, ...]
+    metric: str
+    bound: float
+
+    def folder(self, data: Path) -> Path:
+        return ROOT / "datasets" / "elpv" if self.name == "elpv" else data / self.name
+
+
+CASES = (
+    Case("elpv", "ELPV solar cells, functional / defective", ("--preset", "defects"), "accuracy", 0.86),
+    Case("neu_steel", "NEU steel strip, 6 kinds of defect", ("--preset", "defects"), "accuracy", 0.98),
+    Case(
+        "gtsrb",
+        "German traffic signs, 43 classes, 3 tracks each",
+        ("--preset", "traffic-signs", "--group-by", r"([^/]+/\d+)_\d+\.ppm$"),
+        "accuracy",
+        0.65,
+    ),
+    Case(
+        "chest_xray_pneumonia",
+        "Chest X-rays of children, normal / pneumonia",
+        ("--preset", "xray", "--group-by", r"(person\d+)_|((?:NORMAL2-)?IM-\d+)"),
+        "auroc",
+        0.95,
+    ),
+)
+
+
+def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Fit one folder in a new process; returns what is kept of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / case.name
+        command = [sys.executable, "-m", "cvtune", "fit", str(case.folder(data)), *case.flags, *more, "--out", str(out)]
+        started = time.monotonic()
+        process = subprocess.Popen(command)
+        first = _wait_for_model(process, out / "metrics.json", started)
+        if process.wait() != 0:
+            raise SystemExit(f"{case.name}: exit code {process.returncode}")
+        seconds = time.monotonic() - started
+        return {
+            "name": case.name,
+            "command": " ".join(["cvtune fit", case.name, *case.flags, *more]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "seconds": round(seconds, 1),
+            "seconds_to_first_model": round(first, 1),
+            "stages": json.loads((out / "stages.json").read_text(encoding="utf-8")),
+            "parity": json.loads((out / "bundle" / "manifest.json").read_text(encoding="utf-8"))["parity"],
+            "test": json.loads((out / "metrics.json").read_text(encoding="utf-8"))["test"],
+        }
+
+
+def machine() -> dict[str, Any]:
+    """Processor and cores, without the name of the host."""
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return {"processor": model, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The README's table; every rate with its counts and its 95 % interval."""
+    lines = [
+        "| folder | test images right | balanced accuracy | AUROC | first model | all |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    titles = {case.name: case.title for case in CASES}
+    for one in results:
+        test = one["test"]
+        cells = (
+            titles[one["name"]],
+            f"{test['right']} of {test['n']}, {test['accuracy']:.3f} {_interval(test['accuracy_interval'])}",
+            f"{test['balanced_accuracy']:.3f} {_interval(test['balanced_accuracy_interval'])}",
+            f"{test['auroc']:.3f}",
+            f"{one['seconds_to_first_model']:.0f} s",
+            f"{one['seconds'] / 60:.1f} min",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(limits: Sequence[float]) -> str:
+    return f"[{limits[0]:.3f}, {limits[1]:.3f}]"
+
+
+def stored() -> list[dict[str, Any]]:
+    """Results on disk, in the order of the cases."""
+    files = [RESULTS / f"{case.name}.json" for case in CASES]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def write_readme(readme: Path) -> None:
+    """Put the table of the stored results between the markers."""
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{table(stored())}\n{END}{after}", encoding="utf-8")
+
+
+def _wait_for_model(process: subprocess.Popen[bytes], file: Path, started: float) -> float:
+    while process.poll() is None and not file.is_file():
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def main() -> None:
+    """Run the asked cases and keep their results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES])
+    parser.add_argument("--readme", type=Path)
+    args = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    for case in CASES:
+        if args.only is None or case.name in args.only:
+            kept = json.dumps(run(case, args.data), indent=2, ensure_ascii=False)
+            (RESULTS / f"{case.name}.json").write_text(kept + "\n", encoding="utf-8")
+    if args.readme:
+        write_readme(args.readme)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from cvtune.config import load_config
+from cvtune.data.augment import build_augmentation
+from cvtune.training import datamodule
+from cvtune.training.datamodule import EpochSampler, PixelDataModule, PixelDataset, default_workers
+from cvtune.training.module import FineTuner
+from cvtune.training.stages import Material
+from cvtune.training.stop import StopRequest
+from cvtune.training.trainer import Extras, train_stage
+
+Batch = tuple[Tensor, Tensor]
+
+
+def data_module(m: Material, *, batch_size: int = 14, workers: int = 0, count: int = 56) -> PixelDataModule:
+    transform = build_augmentation(load_config("defects").augment, 64)
+    train = PixelDataset(m.pixels, m.train[:count], m.labels[m.train[:count]], transform=transform, seed=3)
+    val = PixelDataset(m.pixels, m.val, m.labels[m.val])
+    return PixelDataModule(train, val, batch_size=batch_size, seed=3, workers=workers)
+
+
+def epoch(loader: DataLoader[Any], number: int) -> list[Batch]:
+    loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
+    return list(loader)
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_the_same_bytes_for_any_number_of_workers_and_others_each_epoch(material: Material) -> None:
+    runs = [data_module(material, workers=workers).train_dataloader() for workers in (0, 1, 2)]
+    first, second = ([epoch(loader, number) for loader in runs] for number in (0, 1))
+    for numbers in (first, second):
+        assert same(numbers[0], numbers[1])
+        assert same(numbers[0], numbers[2])
+    assert not same(first[0], second[0])
+    assert same(first[0], epoch(runs[0], 0))
+
+
+def test_a_picture_changes_from_epoch_to_epoch(material: Material) -> None:
+    dataset = data_module(material).train
+    versions = [dataset[(number, 5)][0] for number in range(6)]
+    assert len({v.numpy().tobytes() for v in versions}) == 6
+    assert torch.equal(versions[4], dataset[(4, 5)][0])
+
+
+def test_lightning_moves_the_epoch_on(material: Material, make_tuner: Callable[..., Any]) -> None:
+    tuner: FineTuner = make_tuner(steps=12)[0]
+    seen: list[list[bytes]] = []
+
+    class Watch(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            seen.append([])
+
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+            seen[-1].append(batch[0].numpy().tobytes())
+
+    train_stage(
+        "tail",
+        tuner,
+        data_module(material),
+        seed=0,
+        stop=StopRequest(),
+        deadline=float("inf"),
+        progress=lambda what, done, of: None,
+        extras=Extras((Watch(),)),
+    )
+    loader = data_module(material).train_dataloader()
+    assert seen == [[x.numpy().tobytes() for x, _ in epoch(loader, number)] for number in range(3)]
+
+
+@given(st.integers(2, 200), st.integers(2, 64), st.integers(0, 5))
+def test_a_batch_of_one_image_never_occurs(count: int, batch_size: int, number: int) -> None:
+    size = min(batch_size, count)
+    sampler = EpochSampler(count, 0)
+    sampler.set_epoch(number)
+    batches = list(BatchSampler(sampler, size, drop_last=True))
+    assert {len(batch) for batch in batches} == {size}
+    positions = [position for batch in batches for _, position in batch]
+    assert len(set(positions)) == len(positions) > count - size
+    assert {key[0] for batch in batches for key in batch} == {number}
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(15, [14]), (14, [14]), (5, [5]), (29, [14, 14])])
+def test_the_loader_leaves_incomplete_batches_out(material: Material, count: int, wanted: list[int]) -> None:
+    data = data_module(material, count=count)
+    assert [len(labels) for _, labels in data.train_dataloader()] == wanted
+    assert data.batches == len(wanted)
+
+
+def test_no_image_is_left_out_for_good(material: Material) -> None:
+    sampler = EpochSampler(15, 0)
+    seen = set()
+    for number in range(20):
+        sampler.set_epoch(number)
+        seen |= {position for _, position in list(sampler)[:14]}
+    assert seen == set(range(15))
+
+
+def test_val_is_complete_in_order_and_as_stored(material: Material) -> None:
+    batches = list(data_module(material).val_dataloader())
+    pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert pixels.dtype == torch.uint8
+    assert np.array_equal(pixels.numpy(), material.pixels.batch(material.val))
+    assert np.array_equal(labels.numpy(), material.labels[material.val])
+
+
+def test_labels_stay_with_their_images(material: Material) -> None:
+    m = material
+    plain = PixelDataset(m.pixels, m.train, m.labels[m.train])
+    data = PixelDataModule(plain, plain, batch_size=8, seed=1, workers=0)
+    known = {m.pixels.batch([row]).tobytes(): m.labels[row] for row in m.train}
+    for pixels, labels in data.train_dataloader():
+        assert [known[x.numpy().tobytes()] for x in pixels] == labels.tolist()
+
+
+def test_the_users_own_augmentation_is_called_with_an_image(material: Material) -> None:
+    def invert(*, image: np.ndarray[Any, Any]) -> dict[str, Any]:
+        assert image.shape == (64, 64, 3)
+        return {"image": 255 - image}
+
+    rows = material.train[:4]
+    dataset = PixelDataset(material.pixels, rows, material.labels[rows], transform=invert)
+    assert np.array_equal(dataset[(0, 2)][0].numpy(), 255 - material.pixels.batch(rows[2:3])[0])
+
+
+def test_a_dataset_travels_to_a_worker_without_its_pixels(material: Material) -> None:
+    data = data_module(material)
+    data.train[0]  # opens the memory map
+    sent = ForkingPickler.dumps(data.train)  # how Windows and macOS hand it over
+    assert len(sent) < material.pixels.array.nbytes / 10
+    assert torch.equal(ForkingPickler.loads(sent)[(2, 7)][0], data.train[(2, 7)][0])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+def test_ctrl_c_reaches_the_main_process_alone(material: Material) -> None:
+    def interrupted(*, image: np.ndarray[Any, Any]) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to the workers too
+        return {"image": image}
+
+    rows = material.train[:6]
+    train = PixelDataset(material.pixels, rows, material.labels[rows], transform=interrupted)
+    data = PixelDataModule(train, train, batch_size=3, seed=0, workers=1)
+    assert len(list(data.train_dataloader())) == 2
+
+
+@pytest.mark.parametrize(("cores", "wanted"), [(1, 0), (2, 0), (4, 0), (6, 3), (64, 8)])
+def test_workers_follow_the_cores(cores: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert default_workers() == wanted
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(datamodule.os, "cpu_count", lambda: cores)
+    assert default_workers() == wanted

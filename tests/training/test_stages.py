@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cvtune.models.head import LinearHead
+from cvtune.training.module import clone_state
+from cvtune.training.stages import Session, predict_logits, stages
+from cvtune.training.stop import StopRequest
+from cvtune.training.trainer import Extras
+
+MakeSession = Callable[..., Session]
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def names(session: Session) -> list[str]:
+    return [result.name for result in stages(session)]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("test_resnet", ["probe", "tail", "all"]), ("test_vit", ["probe", "tail", "all"]), ("test_nfnet", ["probe", "all"])],
+)
+def test_a_backbone_that_cannot_be_cut_skips_the_tail(name: str, wanted: list[str], make_session: MakeSession) -> None:
+    assert names(make_session(backbone=name)) == wanted
+
+
+def test_a_stage_of_no_steps_is_left_out(make_session: MakeSession) -> None:
+    assert names(make_session({"train.tail.steps": 0})) == ["probe", "all"]
+    assert names(make_session({"train.tail.steps": 0, "train.all.steps": 0})) == ["probe"]
+
+
+def test_the_probe_says_what_it_found(make_session: MakeSession) -> None:
+    session = make_session({"train.tail.steps": 0, "train.all.steps": 0})
+    backbone = clone_state(session.classifier.backbone)
+    (probe,) = stages(session)
+    assert (probe.kept, probe.steps, probe.epochs) == (True, 0, ())
+    assert probe.trainable == 4 * (session.classifier.backbone.width + 1)
+    assert equal(clone_state(session.classifier.backbone), backbone)
+    answers = predict_logits(session, session.classifier, session.material.held)
+    assert probe.logits is not None
+    assert answers.shape == (40, 4)
+    np.testing.assert_allclose(probe.logits, answers, atol=1e-4)
+
+
+def test_a_dropped_stage_leaves_no_trace(make_session: MakeSession) -> None:
+    session = make_session({"train.tail.learning_rate": 0.1}, verdict=False)
+    running = stages(session)
+    next(running)
+    before = clone_state(session.classifier)
+    val = session.best_val
+    for result in running:
+        assert (result.kept, result.logits) == (False, None)
+        assert equal(clone_state(session.classifier), before)
+        assert session.best_val is val
+        assert not any(module.training for module in session.classifier.modules())
+
+
+def test_a_kept_stage_takes_over(make_session: MakeSession) -> None:
+    session = make_session(verdict=True)
+    running = stages(session)
+    next(running)
+    for wanted_steps in (6, 3):
+        before = clone_state(session.classifier)
+        result = next(running)
+        assert not equal(clone_state(session.classifier), before)
+        assert not any(module.training for module in session.classifier.modules())
+        held = predict_logits(session, session.classifier, session.material.held)
+        assert result.logits is not None
+        assert np.array_equal(result.logits, held)
+        val = predict_logits(session, session.classifier, session.material.val)
+        assert session.best_val is not None
+        assert np.array_equal(session.best_val, val)
+        assert result.steps == wanted_steps
+    total = sum(p.numel() for p in session.classifier.parameters())
+    assert result.trainable == total
+
+
+def test_the_tail_leaves_the_first_groups_alone(make_session: MakeSession) -> None:
+    session = make_session({"train.cut": 0.6, "train.all.steps": 0}, verdict=True)
+    before = clone_state(session.classifier.backbone)
+    list(stages(session))
+    after = clone_state(session.classifier.backbone)
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layer3", "layer4"}
+
+
+def test_the_budget_bounds_the_clock(make_session: MakeSession) -> None:
+    flags = {"train.budget": 2.0, "train.tail.steps": 100_000, "train.tail.patience": 10_000}
+    session = make_session(flags)
+    started = time.monotonic()
+    found = list(stages(session))
+    assert time.monotonic() - started < 6
+    assert [result.name for result in found][:2] == ["probe", "tail"]
+    assert 0 < found[1].steps < 100_000
+
+
+def test_no_time_left_still_gives_a_probe(make_session: MakeSession) -> None:
+    assert names(make_session({"train.budget": 1e-6})) == ["probe"]
+
+
+class Deep(nn.Module):
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def test_the_users_head_stands_in_from_the_tail_on(make_session: MakeSession) -> None:
+    session = make_session(head=Deep, verdict=True)
+    heads = [type(session.classifier.head) for _ in stages(session)]
+    assert heads == [LinearHead, Deep, Deep]
+
+
+def test_a_users_head_that_is_dropped_gets_a_second_chance(make_session: MakeSession) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def factory(width: int, classes: int) -> nn.Module:
+        asked.append((width, classes))
+        return Deep(width, classes)
+
+    session = make_session(head=factory, verdict=False)
+    heads = [type(session.classifier.head) for _ in stages(session)]
+    assert heads == [LinearHead] * 3
+    assert asked == [(session.classifier.backbone.width, 4)] * 2
+
+
+def test_the_users_augmentation_sees_every_training_image(make_session: MakeSession) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watch(*, image: np.ndarray[Any, Any]) -> dict[str, Any]:
+        seen.append(image.shape)
+        return {"image": image}
+
+    list(stages(make_session({"train.all.steps": 0}, augmentation=watch)))
+    assert seen == [(64, 64, 3)] * 6 * 16
+
+
+def test_a_request_between_two_stages_ends_the_plan(make_session: MakeSession) -> None:
+    stop = StopRequest()
+    found = []
+    for result in stages(make_session(stop=stop)):
+        found.append(result.name)
+        stop.signum = signal.SIGINT if result.name == "tail" else None
+    assert found == ["probe", "tail"]
+
+
+def test_a_request_inside_a_stage_still_judges_it(make_session: MakeSession) -> None:
+    stop = StopRequest()
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what == "tail" and done == 2:
+            stop.signum = signal.SIGTERM
+
+    found = list(stages(make_session({"train.tail.steps": 400}, stop=stop, progress=progress, verdict=True)))
+    assert [(result.name, result.kept, result.steps) for result in found] == [("probe", True, 0), ("tail", True, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_two_sessions_give_the_same_bytes(make_session: MakeSession) -> None:
+    states = []
+    for workers in (0, 0, 2):
+        session = make_session({"train.workers": workers}, backbone="test_efficientnet", verdict=True)
+        list(stages(session))
+        states.append(clone_state(session.classifier))
+        torch.rand(5)
+    assert equal(states[0], states[1])
+    assert equal(states[0], states[2])
+
+
+def test_the_seed_matters(make_session: MakeSession) -> None:
+    states = []
+    for seed in (0, 1):
+        session = make_session({"seed": seed, "train.all.steps": 0}, verdict=True)
+        list(stages(session))
+        states.append(clone_state(session.classifier))
+    assert not equal(*states)
+
+
+def test_what_the_clock_chose_is_written_first_and_can_be_repeated(make_session: MakeSession) -> None:
+    flags = {"train.budget": 1.5, "train.tail.steps": 100_000, "train.tail.patience": 10_000, "train.all.steps": 0}
+    plan: dict[str, Any] = {}
+    first = make_session(flags, planned=plan.__setitem__)
+    running = stages(first)
+    next(running)
+    assert set(plan) == {"probe"}
+    list(running)
+    wanted = {name: {**choices, "steps": 5} for name, choices in plan.items()}
+    again: dict[str, Any] = {}
+    *_, tail = stages(make_session({**flags, "train.budget": 60.0}, replay=wanted, planned=again.__setitem__))
+    assert plan["tail"]["steps"] < 100_000
+    assert (again["tail"]["steps"], tail.steps) == (5, 5)
+
+
+def test_a_stage_that_diverges_is_dropped(make_session: MakeSession) -> None:
+    session = make_session({"train.tail.learning_rate": 1e30, "train.all.steps": 0})
+    probe, tail = stages(session)
+    assert (tail.kept, tail.score) == (False, probe.score)
+    assert "no clear gain" in tail.reason
+
+
+@pytest.mark.parametrize(("mode", "rare"), [("auto", 2.005), ("none", 1.0)])
+def test_rare_classes_weigh_more_unless_switched_off(mode: str, rare: float, make_session: MakeSession) -> None:
+    session = make_session({"train.class_weights": mode, "train.all.steps": 0})
+    m = session.material
+    first = np.flatnonzero(m.labels[m.train] == 0)
+    session.material = replace(m, train=np.delete(m.train, first[3:]))  # 3 of class 0, 14 of the others
+    seen: list[Tensor] = []
+
+    class Watch(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            seen.append(pl_module.class_weights)
+
+    session.extras = Extras((Watch(),))
+    list(stages(session))
+    assert seen[0].tolist() == pytest.approx([rare, *[(45 - 3 * rare) / 42] * 3], rel=0.02)
