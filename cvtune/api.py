@@ -36,6 +36,7 @@ def fit(
     loggers: Sequence[Any] = (),
     trainer: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
     **flags: Any,
 ) -> Run:
     """Fine-tune a classifier on a labelled folder and export it as a tested ONNX bundle.
@@ -51,8 +52,9 @@ def fit(
         loggers: Lightning loggers, beside the run's own metrics.csv.
         trainer: further arguments of `lightning.Trainer`, such as `{"accelerator": "gpu"}`.
         console: where progress is told; nowhere when unset.
-        **flags: preset, seed, and the keys of [model] and [data], or dotted ones:
-            `backbone="resnet18", **{"train.tail.steps": 100}`.
+        settings: any keys of the config, dotted: `{"train.tail.steps": 100}`.
+        **flags: preset, seed, backbone, weights, download, from_scratch, accept_license, group_by, size, resize, roi,
+            mask, budget (seconds), as on the command line.
 
     Returns:
         The run, complete.
@@ -64,10 +66,9 @@ def fit(
     from cvtune.steps import Plugins
 
     plugins = Plugins(head, augmentation, tuple(callbacks), tuple(loggers), dict(trainer or {}))
-    settings = _settings(config, flags)
     outcome = run_pipeline(
         Path(folder),
-        settings,
+        _settings(config, {**flags, **(settings or {})}),
         out=None if out is None else Path(out),
         plan=None if plan is None else Path(plan),
         plugins=plugins,

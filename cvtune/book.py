@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,18 +61,34 @@ class Book:
     def add(self, stage: StageResult, classifier: Classifier) -> None:
         """Write a stage down; export and evaluate the model if the stage was kept."""
         self._write_stage(stage)
-        if stage.name == "probe":
-            text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds)}"
-            self.console.step(stage.name, text)
-        else:
-            kept = "kept" if stage.kept else "dropped"
-            text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds)}   {kept}"
-            self.console.step(stage.name, text, more=(stage.reason,))
+        verdict = "kept" if stage.kept else "dropped"
+        text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds):<12} {verdict}: {stage.reason}"
+        self.console.step(stage.name, text)
         if stage.kept and stage.logits is not None:
             self._ship(stage, classifier, stage.logits)
 
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Whatever goes wrong in a later stage, the model of the stage before keeps its figures and its report."""
+        try:
+            yield
+        except BaseException:
+            if self._metrics:
+                self._summarise()
+                self.console.step("ended", "early; the last model that was kept is the one above")
+                write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+            raise
+
     def close(self, *, stopped: int) -> Outcome:
         """The summary, the report and the mark that the run is complete."""
+        self._summarise()
+        if stopped:
+            self.console.step("stopped", "on request; this is the best model so far")
+        write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+        write_text(self.run.done, "stopped on request\n" if stopped else "complete\n")
+        return Outcome(self.run, stopped)
+
+    def _summarise(self) -> None:
         test = self._metrics["test"]
         low, high = test.accuracy.low, test.accuracy.high
         self.console.step("test", f"{test.accuracy} right, {test.accuracy.value:.3f} [{low:.3f}, {high:.3f}]")
@@ -82,11 +100,6 @@ class Book:
             f"largest difference of a probability {self._parity.worst:.1e}",
         )
         self.console.step("report", str(self.run.report))
-        if stopped:
-            self.console.step("stopped", "on request; this is the best model so far")
-        write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
-        write_text(self.run.done, "stopped on request\n" if stopped else "complete\n")
-        return Outcome(self.run, stopped)
 
     def _write_stage(self, stage: StageResult) -> None:
         self._stages.append(

@@ -11,11 +11,13 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cvtune.errors import ConfigError
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -29,6 +31,12 @@ class DataConfig(_Section):
     val: float = Field(0.10, gt=0, lt=0.5)
     calib: float = Field(0.15, gt=0, lt=0.5)
     test: float = Field(0.15, gt=0, lt=0.5)  # only where no test/ folder is given
+
+    @model_validator(mode="after")
+    def _leave_some_for_train(self) -> DataConfig:
+        if self.val + self.calib + self.test >= 1:
+            raise ValueError("val, calib and test together leave nothing for train")
+        return self
 
 
 class ImageConfig(_Section):
@@ -57,7 +65,7 @@ class AugmentConfig(_Section):
     vflip: bool = False
     quarter_turns: bool = False
     rotate: float = Field(10.0, ge=0, le=180)  # degrees, either way
-    scale: tuple[float, float] = (0.8, 1.0)  # share of the area kept by the random crop
+    scale: tuple[Share, Share] = (0.8, 1.0)  # share of the area kept by the random crop
     shift: float = Field(0.0, ge=0, le=0.5)  # share of the size
     brightness: float = Field(0.2, ge=0, le=1)
     contrast: float = Field(0.2, ge=0, le=1)
@@ -78,6 +86,14 @@ class StageConfig(_Section):
     patience: int = Field(4, ge=1)  # epochs without a better validation score
 
 
+class AllConfig(StageConfig):
+    """The stage in which every layer learns: few steps, low rates."""
+
+    steps: int = Field(120, ge=0)
+    learning_rate: float = Field(2e-4, gt=0)
+    patience: int = Field(3, ge=1)
+
+
 class TrainConfig(_Section):
     """The stages after the probe."""
 
@@ -91,7 +107,7 @@ class TrainConfig(_Section):
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
     tail: StageConfig = StageConfig()
-    all: StageConfig = StageConfig(steps=120, learning_rate=2e-4, patience=3)
+    all: AllConfig = AllConfig()
 
 
 class Config(_Section):
@@ -127,8 +143,8 @@ def load_config(preset: str = "auto", file: Path | None = None, flags: Mapping[s
         ConfigError: every unknown key and wrong value, each with its place and the nearest name.
     """
     own = {} if file is None else _read_toml(file)
-    if preset == "auto" and isinstance(own.get("preset"), str):
-        preset = own["preset"]
+    if preset == "auto":
+        preset = str(own.get("preset", preset))
     tree = _merge({} if preset == "auto" else read_preset(preset), own)
     for key, value in (flags or {}).items():
         if value is not None:
@@ -154,9 +170,7 @@ def merge_flags(config: Config, flags: Mapping[str, Any]) -> Config:
 def dump_toml(config: Config) -> str:
     """The settings as TOML that :func:`load_config` reads back; unset keys are left out."""
     tree = config.model_dump(mode="json", exclude_none=True)
-    lines = [
-        f"{key} = {_toml_value(value)}" for key, value in tree.items() if not isinstance(value, dict)
-    ]
+    lines = [f"{key} = {_toml_value(value)}" for key, value in tree.items() if not isinstance(value, dict)]
     for key, value in tree.items():
         if isinstance(value, dict):
             lines += _toml_table(key, value)
@@ -169,11 +183,7 @@ def _toml_value(value: Any) -> str:
 
 def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{name}]"]
-    lines += [
-        f"{key} = {_toml_value(value)}"
-        for key, value in table.items()
-        if not isinstance(value, dict)
-    ]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
     for key, value in table.items():
         if isinstance(value, dict):
             lines += _toml_table(f"{name}.{key}", value)
@@ -201,7 +211,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such config file", hint="check the path given to --config") from error
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

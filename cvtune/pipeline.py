@@ -36,6 +36,7 @@ def fit(
         KeyboardInterrupt: stopped before there was a model.
     """
     plugins = plugins or steps.Plugins()
+    replay = steps.check(config, plan)
     weights = steps.find_weights(config)
     index = steps.index(folder, config, console)
     run = steps.new_run(folder, out)
@@ -46,10 +47,11 @@ def fit(
         split = steps.divide(index, config, console)
         steps.record(run, config, index, split, weights, folder)
         session = steps.prepare(
-            run, config, weights, index, split, pixels, plugins=plugins, plan=plan, stop=stop, console=console
+            run, config, weights, index, split, pixels, plugins=plugins, replay=replay, stop=stop, console=console
         )
         book = Book(run, config, index, split, weights, frame, console)
-        for stage in stages(session):
-            stop.arm()
-            book.add(stage, session.classifier)
+        with book.guard():
+            for stage in stages(session):
+                stop.arm()
+                book.add(stage, session.classifier)
         return book.close(stopped=stop.exit_code)

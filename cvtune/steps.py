@@ -26,6 +26,7 @@ from cvtune.data.pixels import PixelCache, fill_pixels
 from cvtune.data.preprocess import Preprocessing, load_mask, small_things_note
 from cvtune.data.presets import settle_preset
 from cvtune.data.split import Split, split_index
+from cvtune.errors import RunError
 from cvtune.evaluation.comparison import better
 from cvtune.evaluation.metrics import score
 from cvtune.evaluation.predictions import Predictions
@@ -35,7 +36,7 @@ from cvtune.models.normalize import Normalize
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
 from cvtune.rundir import SIDES, RunDir, read_json, write_json, write_text
-from cvtune.training.loggers import build_loggers
+from cvtune.training.loggers import build_loggers, check_loggers
 from cvtune.training.stages import Choices, Floats, Judgement, Material, Session
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
@@ -60,8 +61,27 @@ class Plugins:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
+def check(config: Config, plan: Path | None) -> Mapping[str, Choices]:
+    """What can be refused before any image is read: loggers that are not installed, a plan that is not there.
+
+    Args:
+        config: all settings.
+        plan: an earlier run, whose choices are repeated.
+
+    Returns:
+        Those choices by stage, none where there is no plan.
+
+    Raises:
+        ConfigError: the package of a logger is missing.
+        RunError: `plan` is no run, or one without a plan.
+    """
+    check_loggers(config.train.loggers)
+    choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"] if plan else {}
+    return choices
+
+
 def find_weights(config: Config) -> WeightsInfo:
-    """First of all, since without weights nothing else is worth the wait."""
+    """Before the images, since without weights nothing else is worth the wait."""
     return look_for_weights(config.model.backbone, config.model)
 
 
@@ -79,6 +99,11 @@ def new_run(folder: Path, out: Path | None) -> RunDir:
         RunError: `out` is in use, or holds a run or something else.
     """
     if out is not None:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise RunError(
+                f"{out} lies inside the folder of images; the next fit would take it for a class",
+                hint="choose a folder beside it with --out",
+            )
         run = RunDir(out)
         run.check_new()
         return run
@@ -196,7 +221,7 @@ def prepare(
     pixels: PixelCache,
     *,
     plugins: Plugins,
-    plan: Path | None,
+    replay: Mapping[str, Choices],
     stop: StopRequest,
     console: Console,
 ) -> Session:
@@ -229,19 +254,9 @@ def prepare(
         extras=Extras(plugins.callbacks, loggers, plugins.trainer),
         head=plugins.head,
         augmentation=plugins.augmentation,
-        replay=read_plan(plan) if plan is not None else {},
+        replay=replay,
         planned=_PlanWriter(run.plan),
     )
-
-
-def read_plan(folder: Path) -> Mapping[str, Choices]:
-    """What an earlier run chose by measuring, by stage.
-
-    Raises:
-        RunError: the folder is no run, or one without a plan.
-    """
-    plan: Mapping[str, Choices] = read_json(RunDir.open(folder).plan)["stages"]
-    return plan
 
 
 class _PlanWriter:

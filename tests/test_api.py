@@ -25,6 +25,9 @@ from cvtune.data.preprocess import Preprocessing
 from cvtune.errors import BundleError, ConfigError, DataError, ModelError, RunError
 from cvtune.evaluation.comparison import Comparison
 
+NO_STAGES: dict[str, Any] = {"train.tail.steps": 0, "train.all.steps": 0}
+MISSPELT: dict[str, Any] = {"train.tail.step": 3}
+
 
 @pytest.fixture
 def run(quick_run: Path) -> cvtune.Run:
@@ -73,7 +76,7 @@ def test_fit_gives_a_run(quick_run: Path, run: cvtune.Run) -> None:
 
 
 def test_load_run_refuses_what_is_none(tmp_path: Path, quick_run: Path) -> None:
-    with pytest.raises(RunError, match=r"is not a run: it has no config\.toml$"):
+    with pytest.raises(RunError, match=r"is not a run: it has no config\.toml\n"):
         cvtune.load_run(tmp_path)
     half = shutil.copytree(quick_run, tmp_path / "half", ignore=shutil.ignore_patterns("bundle"))
     with pytest.raises(RunError) as caught:
@@ -200,7 +203,7 @@ def test_evaluate_tells_its_progress(run: cvtune.Run, parts: Path) -> None:
 
 def test_unknown_arguments_are_all_named(parts: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        cvtune.fit(parts, backbon="resnet18", **{"train.tail.step": 3})
+        cvtune.fit(parts, backbon="resnet18", **MISSPELT)
     assert str(caught.value).splitlines() == [
         "2 problems in the settings from the flags:",
         "  train.tail.step: unknown key, did you mean 'train.tail.steps'?",
@@ -211,7 +214,7 @@ def test_unknown_arguments_are_all_named(parts: Path) -> None:
 
 def settled(parts: Path, out: Path, *arguments: Any, **flags: Any) -> Config:
     """The settings of a fit that goes no further than the probe."""
-    small = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64, "budget": 1e-3}
+    small: dict[str, Any] = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64, "budget": 1e-3}
     run = cvtune.fit(parts, out=out, **small, **flags)
     assert [stage["name"] for stage in json.loads((run.path / "stages.json").read_text("utf-8"))] == ["probe"]
     return cvtune.load_config(file=run.path / "config.toml")
@@ -322,9 +325,8 @@ def test_a_head_that_does_not_fit_is_known_before_training(parts: Path, quick_co
     assert not (tmp_path / "run").exists()
 
 
-def test_without_stages_the_probe_is_the_model(parts: Path, tmp_path: Path) -> None:
-    quick = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64}
-    run = cvtune.fit(parts, out=tmp_path / "run", **quick, **{"train.tail.steps": 0, "train.all.steps": 0})
+def test_without_stages_the_probe_is_the_model(parts: Path, quick_config: Path, tmp_path: Path) -> None:
+    run = cvtune.fit(parts, out=tmp_path / "run", config=quick_config, **NO_STAGES)
     assert run.metrics["model"] == "probe"
     assert (run.path / "DONE").read_text(encoding="utf-8") == "complete\n"
     assert (run.path / "metrics.csv").read_text(encoding="utf-8").count("\n") == 1, "the header alone"

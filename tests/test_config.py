@@ -82,7 +82,7 @@ def test_a_file_may_name_its_preset_and_a_flag_overrules_it(tmp_path: Path) -> N
     assert load_config("xray", file) == load_config("xray")
     with pytest.raises(ConfigError, match="unknown preset 'weld'"):
         load_config(file=write(tmp_path / "my.toml", 'preset = "weld"\n'))
-    with pytest.raises(ConfigError, match="preset = 5"):
+    with pytest.raises(ConfigError, match="unknown preset '5'"):
         load_config(file=write(tmp_path / "my.toml", "preset = 5\n"))
 
 
@@ -118,6 +118,8 @@ def test_flags_are_checked_like_files(flag: str) -> None:
         ("image.size", 8),
         ("image.resize", "squash"),
         ("augment.hue", 0.6),
+        ("augment.scale", (0.5, 2.0)),
+        ("augment.scale", (0.0, 1.0)),
         ("train.batch_size", 1),
         ("train.budget", 0.0),
         ("train.budget", float("nan")),
@@ -134,6 +136,11 @@ def test_values_out_of_range_are_refused(flag: str, value: Any) -> None:
     assert caught.value.message.splitlines()[1].strip().startswith(flag)
 
 
+def test_something_is_left_for_training() -> None:
+    with pytest.raises(ConfigError, match="data = .*val, calib and test together leave nothing for train"):
+        load_config(flags={"data.val": 0.4, "data.calib": 0.4, "data.test": 0.4})
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -147,6 +154,11 @@ def test_a_broken_file_is_named(content: bytes, sentence: str, tmp_path: Path) -
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_config(file=tmp_path / "x.toml")
     assert str(tmp_path / "x.toml") in caught.value.message
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfseed = 4\r\n")
+    assert load_config(file=tmp_path / "x.toml").seed == 4
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -208,7 +220,12 @@ def test_overlay_keeps_a_value_that_equals_the_default() -> None:
 def test_merge_flags_replaces_and_checks() -> None:
     config = load_config("xray", flags={"seed": 2})
     changed = merge_flags(config, {"seed": 3, "train.budget": None, "model.backbone": "resnet18"})
-    assert (changed.seed, changed.model.backbone, changed.augment, changed.preset) == (3, "resnet18", config.augment, "xray")
+    assert (changed.seed, changed.model.backbone, changed.augment, changed.preset) == (
+        3,
+        "resnet18",
+        config.augment,
+        "xray",
+    )
     with pytest.raises(ConfigError, match=r"from the arguments"):
         merge_flags(config, {"model.backbon": "resnet18"})
 

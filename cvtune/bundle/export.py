@@ -77,20 +77,32 @@ def export_bundle(
     """
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    normalize = Normalize(product.preprocessing.mean, product.preprocessing.std)
-    model = build_model(
-        product.preprocessing, normalize, classifier, temperature=product.temperature, metadata=_metadata(product)
-    )
-    write_bytes(beside / MODEL, model.SerializeToString())
-    manifest = _manifest(product, classifier.backbone.width, beside)
-    write_json(beside / MANIFEST, manifest.to_json())
-    exported = answers(Bundle(beside), root, paths, progress=progress)
-    parity = compare(softmax(logits / product.temperature, axis=1), exported)
-    check(parity)
-    write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
-    _swap(beside, folder)
+    try:
+        manifest = _write(beside, product, classifier)
+        exported = answers(Bundle(beside), root, paths, progress=progress)
+        parity = compare(softmax(logits / product.temperature, axis=1), exported)
+        check(parity)
+        write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
+        _swap(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return parity, exported
+
+
+def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
+    """Model and manifest, the manifest still without a parity."""
+    pre = product.preprocessing
+    model = build_model(
+        pre,
+        Normalize(pre.mean, pre.std),
+        classifier,
+        temperature=product.temperature,
+        metadata=_metadata(product),
+    )
+    write_bytes(folder / MODEL, model.SerializeToString())
+    manifest = _manifest(product, classifier.backbone.width, folder)
+    write_json(folder / MANIFEST, manifest.to_json())
+    return manifest
 
 
 def _metadata(product: Product) -> dict[str, str]:
@@ -132,5 +144,10 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    new.rename(folder)
+    try:
+        new.rename(folder)
+    except OSError:  # on Windows a virus scanner may hold a file of it
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

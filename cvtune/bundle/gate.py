@@ -10,11 +10,12 @@ import numpy as np
 from cvtune_edge.runtime import Bundle, Unreadable
 from numpy.typing import NDArray
 
-from cvtune.errors import GateError
+from cvtune.errors import CvtuneError, GateError
 
 Floats = NDArray[np.float32]
 TIE = 1e-4  # two classes closer than this may swap places
 WORST = 1e-3  # largest difference of a probability that the gate lets pass
+_ANOTHER_BACKBONE = "no bundle was written for this stage; try another --backbone, and please report this backbone"
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,19 @@ def answers(bundle: Bundle, root: Path, paths: Sequence[str], *, progress: Calla
     """What the bundle says about files, float32 [len(paths), K].
 
     Raises:
-        GateError: a file that was read when training started cannot be read any more.
+        GateError: a file that was read when training started cannot be read any more, or the bundle gives no numbers.
     """
     rows = np.empty((len(paths), len(bundle.classes)), np.float32)
-    for i, answer in enumerate(bundle.stream(root / path for path in paths)):
-        if isinstance(answer, Unreadable):
-            raise GateError(f"{answer.path}: {answer.reason}", hint="the folder changed during the run: fit again")
-        rows[i] = answer.probabilities
-        progress(i + 1, len(paths))
+    try:
+        for i, answer in enumerate(bundle.stream(root / path for path in paths)):
+            if isinstance(answer, Unreadable):
+                raise GateError(f"{answer.path}: {answer.reason}", hint="the folder changed during the run: fit again")
+            rows[i] = answer.probabilities
+            progress(i + 1, len(paths))
+    except GateError:
+        raise
+    except CvtuneError as error:
+        raise GateError(error.message, hint=_ANOTHER_BACKBONE) from error
     return rows
 
 
@@ -75,5 +81,5 @@ def check(parity: Parity) -> None:
         raise GateError(
             f"the exported model answers otherwise than the trained one: {other} of {parity.images} decisions differ, "
             f"largest difference of a probability {parity.worst:.2g} (at most {WORST:g} is allowed)",
-            hint="no bundle was written for this stage; try another --backbone, and please report this backbone",
+            hint=_ANOTHER_BACKBONE,
         )

@@ -50,6 +50,7 @@ def build_model(
     model = compose.merge_models(frame, network, io_map=[("pixels", f"{_PREFIX}pixels")])
     for output in model.graph.output:
         _rename_output(model.graph, output.name, output.name.removeprefix(_PREFIX))
+    del model.opset_import[1:]  # merge_models lists the one opset twice
     model.producer_name = "cvtune"
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)

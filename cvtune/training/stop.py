@@ -50,4 +50,4 @@ class StopRequest:
         again = self.signum is not None
         self.signum = signum
         if again or not self._armed:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(signum)

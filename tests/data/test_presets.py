@@ -18,7 +18,11 @@ def folder(make_index: MakeIndex) -> Callable[..., DatasetIndex]:
 
     def make(*classes: str, sizes: tuple[tuple[int, int], ...] = ((640, 480),)) -> DatasetIndex:
         index = make_index(dict.fromkeys(classes, 4))
-        sized = [replace(image, width=w, height=h) for i, image in enumerate(index.images) for w, h in [sizes[i % len(sizes)]]]
+        sized = [
+            replace(image, width=w, height=h)
+            for i, image in enumerate(index.images)
+            for w, h in [sizes[i % len(sizes)]]
+        ]
         return replace(index, images=tuple(sized))
 
     return make
@@ -82,7 +86,9 @@ def test_auto_allows_mirrors_where_the_preset_itself_does_not(folder: MakeIndex)
 
 
 def test_what_the_user_set_stays(folder: MakeIndex) -> None:
-    config = load_config("auto", flags={"augment.hflip": False, "augment.rotate": 3.0, "train.tail.steps": 7, "seed": 5})
+    config = load_config(
+        "auto", flags={"augment.hflip": False, "augment.rotate": 3.0, "train.tail.steps": 7, "seed": 5}
+    )
     settled, _ = settle_preset(config, folder("ok", "dent", sizes=((300, 300),)))
     assert (settled.augment.hflip, settled.augment.rotate, settled.augment.vflip) == (False, 3.0, True)
     assert (settled.train.tail.steps, settled.seed) == (7, 5)

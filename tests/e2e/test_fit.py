@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import defaultdict
@@ -22,34 +23,17 @@ import cvtune as library
 from cvtune.evaluation.comparison import Comparison
 from tests.e2e.conftest import STEEL, rows, snapshot, tree
 
-Frame = NDArray[np.uint8]
+Frame = NDArray[Any]
 Command = Callable[..., tuple[object, str, str]]
 QUICK: dict[str, Any] = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64}
 PROBE_ONLY: dict[str, Any] = {**QUICK, "train.tail.steps": 0, "train.all.steps": 0}
 
 # DESIGN, "Run directory"; checkpoints/ and operating_point.json belong to later issues
 RUN_FILES = [
-    "config.toml",
-    "environment.json",
-    "index.csv",
-    "audit.json",
-    "split.csv",
-    "plan.json",
-    "stages.json",
-    "metrics.csv",
-    "weights.safetensors",
-    "predictions-val.csv",
-    "predictions-calib.csv",
-    "predictions-test.csv",
-    "metrics.json",
-    "calibration.json",
-    "report.html",
-    "bundle/model.onnx",
-    "bundle/manifest.json",
-    "DONE",
-    "model.json",
-    "summary.txt",
-    ".lock",
+    *("config.toml", "environment.json", "index.csv", "audit.json", "split.csv", "plan.json", "stages.json"),
+    *("metrics.csv", "weights.safetensors", "model.json", "metrics.json", "calibration.json"),
+    *("predictions-val.csv", "predictions-calib.csv", "predictions-test.csv", "report.html", "summary.txt"),
+    *("bundle/model.onnx", "bundle/manifest.json", ".lock", "DONE"),
 ]
 
 
@@ -322,3 +306,15 @@ def test_the_same_seed_gives_the_same_bytes(
     assert runs[0].metrics["model"] == "all"
     models = [onnx.load(run.path / "bundle" / "model.onnx").graph for run in runs]
     assert models[0].SerializeToString() == models[1].SerializeToString()
+
+
+def test_a_plan_is_repeated(parts: Path, quick_run: Path, quick_config: Path, tmp_path: Path) -> None:
+    """What an earlier run chose, by a clock perhaps, is taken from its plan.json."""
+    earlier = shutil.copytree(quick_run, tmp_path / "earlier")
+    plan = tree(earlier / "plan.json")
+    assert plan["stages"]["tail"]["steps"] == 4
+    plan["stages"]["tail"]["steps"] = 3
+    (earlier / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    run = library.fit(parts, out=tmp_path / "run", config=quick_config, plan=earlier)
+    assert [stage["steps"] for stage in tree(run.path / "stages.json")] == [0, 3, 2]
+    assert tree(run.path / "plan.json") == plan

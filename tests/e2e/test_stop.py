@@ -65,10 +65,7 @@ def check_complete(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "number",
-    [
-        "SIGINT",
-        pytest.param("SIGTERM", marks=pytest.mark.xfail(reason="StopRequest does not say which signal it was")),
-    ],
+    ["SIGINT", "SIGTERM"],
 )
 def test_before_the_first_model_nothing_is_kept(number: str, stopped: Stopped) -> None:
     out, codes, err = stopped

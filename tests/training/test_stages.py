@@ -31,7 +31,11 @@ def names(session: Session) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("test_resnet", ["probe", "tail", "all"]), ("test_vit", ["probe", "tail", "all"]), ("test_nfnet", ["probe", "all"])],
+    [
+        ("test_resnet", ["probe", "tail", "all"]),
+        ("test_vit", ["probe", "tail", "all"]),
+        ("test_nfnet", ["probe", "all"]),
+    ],
 )
 def test_a_backbone_that_cannot_be_cut_skips_the_tail(name: str, wanted: list[str], make_session: MakeSession) -> None:
     assert names(make_session(backbone=name)) == wanted

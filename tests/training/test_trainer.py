@@ -129,7 +129,9 @@ def send(number: signal.Signals, at: int) -> Progress:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_a_real_signal_ends_the_stage_in_order(number: signal.Signals, code: int, at: int, make_tuner: MakeTuner) -> None:
+def test_a_real_signal_ends_the_stage_in_order(
+    number: signal.Signals, code: int, at: int, make_tuner: MakeTuner
+) -> None:
     tuner, data = make_tuner(steps=400)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cvtune.bundle.export import Product, export_bundle
+from cvtune.bundle.gate import Parity
+from cvtune.config import ModelConfig
+from cvtune.data.index import DatasetIndex, Image
+from cvtune.data.pixels import fill_pixels
+from cvtune.data.preprocess import Preprocessing
+from cvtune.models.backbone import load_backbone
+from cvtune.models.head import Classifier, LinearHead
+from cvtune.models.normalize import Normalize
+from cvtune.models.weights import find_weights
+
+Floats = NDArray[np.float32]
+CLASSES = ("dent", "ok", "Öse", "1e3")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Case:
+    """A classifier with everything that its bundle needs: images, pixels, logits of the torch path."""
+
+    def __init__(
+        self, root: Path, scratch: Path, *, backbone: str = "test_resnet", weights: Path | None = None, **changes: Any
+    ) -> None:
+        model = ModelConfig(
+            weights=None if weights is None else str(weights), from_scratch=not changes.pop("real", weights)
+        )
+        info = find_weights(backbone, model)
+        options: dict[str, Any] = {"size": 64, "mean": info.mean, "std": info.std, **changes}
+        self.pre = Preprocessing(interpolation=info.interpolation, **options)
+        files = [path for folder in sorted(root.iterdir()) for path in sorted(folder.iterdir())[:3]][:12]
+        self.root, self.paths = root, [path.relative_to(root).as_posix() for path in files]
+        images = tuple(Image(path, i % 4, None, path) for i, path in enumerate(self.paths))
+        _, pixels = fill_pixels(DatasetIndex(root, CLASSES, images), self.pre, scratch)
+        self.pixels = torch.from_numpy(pixels.batch(range(len(files))))
+        self.classifier = _classifier(load_backbone(info, size=self.pre.size), self.normalized)
+        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, 1.5)
+
+    @property
+    def normalized(self) -> torch.Tensor:
+        return Normalize(self.pre.mean, self.pre.std)(self.pixels)
+
+    @property
+    def logits(self) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = self.classifier(self.normalized).numpy()
+        return logits
+
+    def export(self, folder: Path, **changes: Any) -> tuple[Parity, Floats]:
+        options: dict[str, Any] = {
+            "logits": self.logits,
+            "root": self.root,
+            "paths": self.paths,
+            "progress": lambda done, of: None,
+            **changes,
+        }
+        return export_bundle(folder, options.pop("product", self.product), self.classifier, **options)
+
+
+def _classifier(backbone: Any, images: torch.Tensor) -> Classifier:
+    """A head that tells the images apart: random directions on standardised embeddings."""
+    with torch.no_grad():
+        seen = backbone(images)
+    spread = seen.std(0) + 1e-3
+    weight = torch.randn(len(CLASSES), backbone.width, generator=torch.Generator().manual_seed(1)) / spread
+    weight *= 4 / backbone.width**0.5
+    head = LinearHead(backbone.width, len(CLASSES))
+    head.set(weight, -weight @ seen.mean(0))
+    return Classifier(backbone, head).eval()
+
+
+@pytest.fixture
+def make_case(parts: Path, tmp_path: Path) -> Callable[..., Case]:
+    """`make_case(root=..., backbone=..., weights=..., roi=...)`."""
+
+    def make(root: Path = parts, **changes: Any) -> Case:
+        return Case(root, tmp_path / "scratch", **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path]:
+    """Read only: test_resnet from scratch at 64 px, and its bundle."""
+    folder: Path = tmp_path_factory.mktemp("small")
+    case = Case(parts, folder / "scratch")
+    case.export(folder / "bundle")
+    return case, folder / "bundle"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cvtune_edge.errors import BundleError
+from cvtune_edge.manifest import load_manifest
+from cvtune_edge.runtime import Bundle
+from onnx import numpy_helper
+
+from cvtune.bundle import export
+from cvtune.errors import GateError
+
+MakeCase = Callable[..., Any]
+SMALL = ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"]
+REAL = [("resnet18", "resnet18"), ("vit_tiny_patch16_224", "vit_tiny_patch16_224"), ("tf_efficientnet_lite0", None)]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name != "scratch"}
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+def test_small_networks_pass_the_gate(backbone: str, make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case(backbone=backbone)
+    parity, answers = case.export(tmp_path / "bundle")
+    assert (parity.images, parity.equal + parity.ties) == (12, 12)
+    assert parity.worst < 1e-4
+    assert len(set(answers.argmax(1))) > 1
+    assert names(tmp_path) == {"bundle"}
+
+
+@pytest.mark.parametrize(("backbone", "file"), REAL)
+def test_real_weights_on_real_images_pass_the_gate(
+    backbone: str, file: str | None, real_data: Path, make_case: MakeCase, tmp_path: Path
+) -> None:
+    weights = real_data / "weights" / f"{file}.safetensors" if file else None
+    case = make_case(real_data / "neu_steel", backbone=backbone, weights=weights, real=True, size=224)
+    parity, answers = case.export(tmp_path / "bundle")
+    assert (parity.images, parity.equal) == (12, 12)
+    assert parity.worst < 1e-4
+    assert len(set(answers.argmax(1))) > 1
+
+
+def test_the_manifest_is_verified_by_the_line(small: tuple[Any, Path]) -> None:
+    case, bundle = small
+    assert names(bundle) == {"model.onnx", "manifest.json"}
+    manifest = load_manifest(bundle)
+    assert manifest.classes == case.product.classes
+    assert (manifest.name, manifest.backbone, manifest.size, manifest.resize) == (
+        "parts-1",
+        "test_resnet",
+        64,
+        "stretch",
+    )
+    assert (manifest.embedding, manifest.temperature) == (case.classifier.backbone.width, 1.5)
+    assert (manifest.roi, manifest.frame_size) == (None, None)
+    assert dict(manifest.weights) == case.product.weights
+    assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst"}
+    assert set(manifest.versions) == {"torch", "timm", "onnx", "onnxruntime"}
+
+
+def test_a_changed_file_is_noticed(make_case: MakeCase, tmp_path: Path) -> None:
+    make_case().export(tmp_path / "bundle")
+    with (tmp_path / "bundle" / "model.onnx").open("ab") as handle:
+        handle.write(b"\0")
+    with pytest.raises(BundleError, match="changed after the export"):
+        Bundle(tmp_path / "bundle")
+
+
+def test_the_answers_are_those_of_predict(small: tuple[Any, Path], tmp_path: Path) -> None:
+    case, folder = small
+    _, answers = case.export(tmp_path / "bundle")
+    bundle = Bundle(folder)
+    for path, expected in zip(case.paths, answers, strict=True):
+        assert np.array_equal(bundle.predict(case.root / path).probabilities, expected)
+
+
+def test_region_and_mask_go_to_the_line(make_case: MakeCase, tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[5:60, 5:60] = 1
+    parity, _ = make_case(roi=(2, 3, 50, 55), mask=mask).export(tmp_path / "bundle")
+    assert parity.equal == 12
+    manifest = load_manifest(tmp_path / "bundle")
+    assert (manifest.roi, manifest.frame_size) == ((2, 3, 50, 55), (64, 64))
+
+
+def test_progress_counts_the_images(make_case: MakeCase, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    make_case().export(tmp_path / "bundle", progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(i, 12) for i in range(1, 13)]
+
+
+def test_the_temperature_is_applied(small: tuple[Any, Path], tmp_path: Path) -> None:
+    case, _ = small
+    parity, answers = case.export(tmp_path / "bundle", product=replace(case.product, temperature=0.5))
+    expected = torch.softmax(torch.from_numpy(case.logits) / 0.5, 1).numpy()
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert parity.passed
+
+
+def other_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Zeroes the head's bias, the kind of slip that a wrong export makes."""
+    biases = [one for one in model.graph.initializer if list(one.dims) == [4]]
+    assert biases
+    for bias in biases:
+        bias.CopyFrom(numpy_helper.from_array(np.array([5, 0, 0, 0], np.float32), bias.name))
+    return model
+
+
+def no_number(model: onnx.ModelProto) -> onnx.ModelProto:
+    for bias in model.graph.initializer:
+        if list(bias.dims) == [4]:
+            bias.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), bias.name))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [(other_head, "answers otherwise than the trained one"), (no_number, "numbers that are not finite")],
+)
+def test_a_broken_export_is_refused_and_the_old_bundle_stays(
+    spoil: Callable[[onnx.ModelProto], onnx.ModelProto],
+    sentence: str,
+    make_case: MakeCase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case, folder = make_case(), tmp_path / "bundle"
+    case.export(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    build = export.build_model
+    monkeypatch.setattr(export, "build_model", lambda *args, **options: spoil(build(*args, **options)))
+    with pytest.raises(GateError, match=sentence) as caught:
+        case.export(folder)
+    assert caught.value.exit_code == 3
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert names(tmp_path) == {"bundle"}
+
+
+def test_a_first_bundle_that_is_refused_leaves_nothing(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case()
+    with pytest.raises(GateError, match="12 images|12 decisions"):
+        case.export(tmp_path / "bundle", logits=np.roll(case.logits, 1, axis=1))
+    assert names(tmp_path) == set()
+
+
+def test_a_file_that_vanished_during_the_run(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case()
+    with pytest.raises(GateError, match=r"gone\.png") as caught:
+        case.export(tmp_path / "bundle", paths=[*case.paths[:-1], "ok/gone.png"])
+    assert "the folder changed during the run" in caught.value.hint
+    assert names(tmp_path) == set()
+
+
+def test_a_better_bundle_takes_the_place_of_the_old_one(make_case: MakeCase, tmp_path: Path) -> None:
+    case, folder = make_case(), tmp_path / "bundle"
+    case.export(folder)
+    (tmp_path / ".bundle.new").mkdir()  # what a killed process left
+    (tmp_path / ".bundle.old").mkdir()
+    with torch.no_grad():
+        case.classifier.head.linear.bias.add_(torch.tensor([1.0, 0, 0, 0]))
+    case.export(folder, product=replace(case.product, name="parts-2"))
+    assert load_manifest(folder).name == "parts-2"
+    assert names(tmp_path) == {"bundle"}
+
+
+def test_the_old_bundle_comes_back_where_the_new_one_cannot_be_moved(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, folder = make_case(), tmp_path / "bundle"
+    case.export(folder)
+    before = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    rename = Path.rename
+
+    def held(source: Path, target: Path) -> Path:
+        if source.name == ".bundle.new":
+            raise PermissionError("a virus scanner is reading it")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with pytest.raises(PermissionError):
+        case.export(folder)
+    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8")) == before
+    assert names(tmp_path) == {"bundle"}

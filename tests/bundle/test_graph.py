@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cvtune_edge.session import open_session
+from numpy.typing import NDArray
+
+from cvtune.bundle import graph
+from cvtune.bundle.graph import Deployed, build_model
+from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
+from cvtune.models.normalize import Normalize
+
+Frames = NDArray[np.uint8]
+MakeGraph = Callable[..., tuple[Preprocessing, Any]]
+
+
+def noise(*shape: int) -> Frames:
+    pixels: Frames = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    return pixels
+
+
+@pytest.fixture
+def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> MakeGraph:
+    """`make_graph(resize="pad")`: the preprocessing and a session; the network is exported once for all of them."""
+    case, _ = small
+    monkeypatch.setattr(graph, "_export", lambda deployed, size: copy.deepcopy(network))
+
+    def make(**changes: Any) -> tuple[Preprocessing, Any]:
+        pre = replace(case.pre, **changes)
+        normalize = Normalize(pre.mean, pre.std)
+        model = build_model(pre, normalize, case.classifier, temperature=1.5, metadata={})
+        return pre, open_session(model.SerializeToString())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def network(small: tuple[Any, Path]) -> onnx.ModelProto:
+    case, _ = small
+    return graph._export(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5).eval(), 64)
+
+
+def torch_path(case: Any, frames: Frames, pre: Preprocessing | None = None) -> list[NDArray[np.float32]]:
+    """The same answers by the frame graph alone and torch."""
+    (pixels,) = open_session(frame_graph(pre or case.pre).SerializeToString()).run(None, {"image": frames})
+    with torch.inference_mode():
+        found = Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5)(torch.from_numpy(pixels))
+    return [tensor.numpy() for tensor in found]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3000, 4000), (1, 4000, 30), (7, 90, 41), (2, 64, 64), (1, 1, 300)])
+def test_any_frame_and_any_batch(shape: tuple[int, int, int], small: tuple[Any, Path]) -> None:
+    case, bundle = small
+    frames = noise(*shape)
+    session = open_session(bundle / "model.onnx")
+    probabilities, embedding = session.run(["probabilities", "embedding"], {"image": frames})
+    assert (probabilities.shape, embedding.shape) == ((shape[0], 4), (shape[0], case.classifier.backbone.width))
+    assert (probabilities.dtype, embedding.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    for ours, theirs in zip(torch_path(case, frames), (probabilities, embedding), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_batch_is_its_images_one_by_one(small: tuple[Any, Path]) -> None:
+    session = open_session(small[1] / "model.onnx")
+    frames = noise(7, 90, 41)
+    together = session.run(["probabilities"], {"image": frames})[0]
+    alone = [session.run(["probabilities"], {"image": frames[i : i + 1]})[0][0] for i in range(7)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_the_contract_is_in_the_file(small: tuple[Any, Path]) -> None:
+    session = open_session(small[1] / "model.onnx")
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[3]) == ("image", "tensor(uint8)", 3)
+    assert all(not isinstance(side, int) for side in image.shape[:3])
+    outputs = {node.name: (node.type, node.shape[1]) for node in session.get_outputs()}
+    width = small[0].classifier.backbone.width
+    assert outputs == {"probabilities": ("tensor(float)", 4), "embedding": ("tensor(float)", width)}
+    model = onnx.load(small[1] / "model.onnx")
+    assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (IR_VERSION, [("", OPSET)])
+
+
+def test_the_metadata_of_the_contract(small: tuple[Any, Path]) -> None:
+    told = open_session(small[1] / "model.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == ["dent", "ok", "Öse", "1e3"]
+    assert (told["size"], told["colour"], told["backbone"]) == ("64", "RGB", "test_resnet")
+    assert {"cvtune_version", "name"} <= told.keys()
+
+
+def test_the_file_knows_nothing_of_the_training_pc(small: tuple[Any, Path], repo: Path) -> None:
+    data = (small[1] / "model.onnx").read_bytes() + (small[1] / "manifest.json").read_bytes()
+    for path in (repo, Path(sys.prefix), Path.home(), small[0].root, small[1], Path(torch.__file__).parent):
+        assert str(path).encode() not in data
+    assert b"site-packages" not in data
+    assert b".py" not in data
+
+
+def test_every_tensor_name_says_whose_it_is(small: tuple[Any, Path]) -> None:
+    nodes = onnx.load(small[1] / "model.onnx").graph.node
+    names = {name for node in nodes for name in node.output}
+    assert {name.split("_")[0] for name in names - {"probabilities", "embedding", "pixels"}} <= {"frame", "net"}
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_every_resize_is_in_the_graph(resize: str, make_graph: MakeGraph, small: tuple[Any, Path]) -> None:
+    pre, session = make_graph(resize=resize)
+    for shape in ((1, 50, 170), (2, 300, 20), (1, 1, 1)):
+        frames = noise(*shape)
+        for ours, theirs in zip(torch_path(small[0], frames, pre), session.run(None, {"image": frames}), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_only_the_region_of_interest_is_looked_at(make_graph: MakeGraph) -> None:
+    _, session = make_graph(roi=(10, 5, 40, 30))
+    _, whole = make_graph()
+    frame = noise(1, 64, 64)
+    other = 255 - frame
+    other[:, 5:35, 10:50] = frame[:, 5:35, 10:50]
+    answer, again = (session.run(None, {"image": one})[0] for one in (frame, other))
+    assert np.array_equal(answer, again)
+    assert np.array_equal(answer, whole.run(None, {"image": frame[:, 5:35, 10:50].copy()})[0])
+    other[:, 20, 20] = 255 - other[:, 20, 20]
+    assert not np.array_equal(session.run(None, {"image": other})[0], answer)
+
+
+def test_what_the_mask_hides_has_no_say(make_graph: MakeGraph) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:40, 20:60] = 1
+    mask[20:25, 30:35] = 0
+    _, session = make_graph(mask=mask)
+    frame = noise(1, 64, 64)
+    hidden = np.where(mask[None, :, :, None] == 1, frame, 255 - frame)
+    seen = np.where(mask[None, :, :, None] == 1, 255 - frame, frame)
+    answer, with_hidden, with_seen = (session.run(None, {"image": one})[0] for one in (frame, hidden, seen))
+    assert np.array_equal(answer, with_hidden)
+    assert not np.array_equal(answer, with_seen)
+
+
+def test_the_modes_of_the_classifier_come_back(small: tuple[Any, Path]) -> None:
+    assert not any(module.training for module in small[0].classifier.modules())
