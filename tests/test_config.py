@@ -137,7 +137,7 @@ def test_values_out_of_range_are_refused(flag: str, value: Any) -> None:
 
 
 def test_something_is_left_for_training() -> None:
-    with pytest.raises(ConfigError, match="data = .*val, calib and test together leave nothing for train"):
+    with pytest.raises(ConfigError, match=r"data = .*val, calib and test together leave nothing for train"):
         load_config(flags={"data.val": 0.4, "data.calib": 0.4, "data.test": 0.4})
 
 
@@ -232,4 +232,4 @@ def test_merge_flags_replaces_and_checks() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Config().seed = 3
+        Config().seed = 3  # type: ignore[misc]

@@ -51,7 +51,8 @@ class Case:
 
     @property
     def normalized(self) -> torch.Tensor:
-        return Normalize(self.pre.mean, self.pre.std)(self.pixels)
+        pixels: torch.Tensor = Normalize(self.pre.mean, self.pre.std)(self.pixels)
+        return pixels
 
     @property
     def logits(self) -> Floats:

@@ -103,7 +103,7 @@ def _judge(material: Material, verdict: bool | None) -> Judge:
 
 @pytest.fixture
 def make_tuner(material: Material) -> MakeTuner:
-    """`make_tuner(backbone="test_vit", first_group=2, steps=7, flags={...})`: a module and its data, 4 batches an epoch."""
+    """`make_tuner("test_vit", first_group=2, steps=7, flags={...})`: a module and its data, 4 batches an epoch."""
 
     def make(
         backbone: str = "test_resnet", *, first_group: int = 3, steps: int = 8, flags: dict[str, Any] | None = None

@@ -17,7 +17,6 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from cvtune.config import load_config
 from cvtune.data.augment import build_augmentation
-from cvtune.training import datamodule
 from cvtune.training.datamodule import EpochSampler, PixelDataModule, PixelDataset, default_workers
 from cvtune.training.module import FineTuner
 from cvtune.training.stages import Material
@@ -89,9 +88,9 @@ def test_lightning_moves_the_epoch_on(material: Material, make_tuner: Callable[.
 @given(st.integers(2, 200), st.integers(2, 64), st.integers(0, 5))
 def test_a_batch_of_one_image_never_occurs(count: int, batch_size: int, number: int) -> None:
     size = min(batch_size, count)
-    sampler = EpochSampler(count, 0)
+    sampler: Any = EpochSampler(count, 0)  # torch types the keys of a batch as int
     sampler.set_epoch(number)
-    batches = list(BatchSampler(sampler, size, drop_last=True))
+    batches: list[list[tuple[int, int]]] = list(BatchSampler(sampler, size, drop_last=True))  # type: ignore[arg-type]
     assert {len(batch) for batch in batches} == {size}
     positions = [position for batch in batches for _, position in batch]
     assert len(set(positions)) == len(positions) > count - size
@@ -166,5 +165,5 @@ def test_workers_follow_the_cores(cores: int, wanted: int, monkeypatch: pytest.M
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     assert default_workers() == wanted
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(datamodule.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert default_workers() == wanted

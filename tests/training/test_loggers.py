@@ -9,18 +9,19 @@ import pytest
 
 from cvtune.errors import ConfigError
 from cvtune.training import loggers
-from cvtune.training.loggers import build_loggers
+from cvtune.training.loggers import build_loggers, check_loggers
 
 
 def test_no_names_no_loggers(tmp_path: Path) -> None:
+    check_loggers(())
     assert build_loggers((), tmp_path) == ()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
-def test_a_missing_package_is_named_with_its_extra(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda module: None)
     with pytest.raises(ConfigError, match=f"logger {name}: its package is not installed") as caught:
-        build_loggers((name,), tmp_path)
+        check_loggers((name,))
     assert caught.value.hint == f"pip install 'cvtune[{name}]'"
 
 

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from cvtune.models.head import LinearHead
-from cvtune.training.probe import FOLDS, STRENGTHS, Floats, Ints, _folds, class_weights, fit_probe
+from cvtune.training.probe import FOLDS, STRENGTHS, Floats, Ints, _folds, _spread, class_weights, fit_probe
 
 Table = tuple[Floats, Ints]
 
@@ -43,14 +42,19 @@ def probabilities(head: LinearHead, features: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 12])
-def test_the_standardisation_is_folded_into_the_head(classes: int) -> None:
+def test_the_scaling_is_folded_into_the_head(classes: int) -> None:
     table, labels = clouds(classes)
     head, strength = fit((table, labels))
-    scaler = StandardScaler().fit(table.astype(np.float64))
-    plain = LogisticRegression(C=strength, max_iter=1000, tol=1e-7).fit(scaler.transform(table), labels)
-    np.testing.assert_allclose(
-        probabilities(head, table), plain.predict_proba(scaler.transform(table)), atol=2e-3, rtol=0
-    )
+    scaled = (table - table.mean(0, dtype=np.float64)) / _spread(table)
+    plain = LogisticRegression(C=strength, max_iter=1000, tol=1e-7).fit(scaled, labels)
+    np.testing.assert_allclose(probabilities(head, table), plain.predict_proba(scaled), atol=2e-3, rtol=0)
+
+
+def test_features_that_hardly_vary_are_not_blown_up() -> None:
+    table = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32) * [2, 2, 1e-4, 0]
+    spread = _spread(table.astype(np.float32))
+    np.testing.assert_allclose(spread, np.sqrt([6, 6, 2, 2]), rtol=0.1)
+    assert (_spread(np.ones((3, 2), np.float32)) > 0).all()
 
 
 def test_pictures_of_one_group_never_help_to_judge_each_other() -> None:

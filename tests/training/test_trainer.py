@@ -145,10 +145,11 @@ def test_a_real_signal_ends_the_stage_in_order(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 def test_a_second_ctrl_c_ends_at_once(make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner(steps=400)
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+    with StopRequest() as stop:
         stop.arm()
         stop.signum = signal.SIGINT
-        train(tuner, data, stop=stop, progress=send(signal.SIGINT, 1))
+        with pytest.raises(KeyboardInterrupt):
+            train(tuner, data, stop=stop, progress=send(signal.SIGINT, 1))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
