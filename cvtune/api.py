@@ -84,7 +84,7 @@ def load_run(path: PathLike) -> Run:
         RunError: the folder is not a run, or holds no bundle yet.
     """
     run = RunDir.open(path)
-    if not (run.bundle / "manifest.json").is_file():
+    if bundle_of(run.root) == run.root:
         raise RunError(f"{path}: the run ended before its first model", hint="fit the folder again with another --out")
     return Run(run)
 

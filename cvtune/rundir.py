@@ -115,6 +115,9 @@ class RunDir:
 def bundle_of(path: Path) -> Path:
     """The bundle inside a run; any other path as it is."""
     inside = RunDir(path).bundle
+    old = inside.with_name(f".{inside.name}.old")
+    if old.is_dir() and not inside.exists():  # killed between the two renames of an export
+        old.rename(inside)
     return inside if (inside / "manifest.json").is_file() else path
 
 

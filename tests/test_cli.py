@@ -488,7 +488,7 @@ def test_show_prints_the_summary_again(cvtune: Command, quick_run: Path) -> None
     assert (code, err) == (0, "")
     assert out == (quick_run / "summary.txt").read_text(encoding="utf-8")
     names = {line.split()[0] for line in out.splitlines() if not line.startswith("   ")}
-    assert {"indexed", "preset", "split", "weights", "probe", "tail", "all", "test", "bundle", "report"} <= names
+    assert {"indexed", "preset", "split", "weights", "probe", "tail", "test", "bundle", "report"} <= names
 
 
 def test_doctor(cvtune: Command, monkeypatch: pytest.MonkeyPatch) -> None:

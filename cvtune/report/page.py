@@ -60,7 +60,7 @@ def build_report(run: RunDir) -> Path:
             bundle=run.bundle.as_posix(),
             charts=_draw(facts),
             sentences=_verdict(facts.metrics) if facts.metrics else (),
-            confusions=_confusions(facts.metrics) if facts.metrics else (),
+            confusions=_confusions(facts.metrics) if facts.metrics and len(facts.classes) > 2 else (),
             mistakes=worst_mistakes(facts.test, facts.folder) if facts.test else (),
             most_skipped=_MOST_SKIPPED,
         )
@@ -94,19 +94,19 @@ def _verdict(metrics: Metrics) -> tuple[str, ...]:
     if sensitivity is not None and specificity is not None:
         other = next(one.name for one in metrics.per_class if one.name != metrics.positive)
         return (
-            f"{sensitivity} {metrics.positive} found, {_missed(sensitivity)} missed.",
-            f"{specificity} {other} recognised, {_missed(specificity)} false alarms.",
+            f"{sensitivity} {metrics.positive} found, {_wrong(sensitivity, 'missed')}.",
+            f"{specificity} {other} recognised, {_wrong(specificity, 'false alarms')}.",
         )
     present = [one for one in metrics.per_class if one.n]
     weakest = min(present, key=lambda one: (one.recall.k / one.recall.n, -one.n))
     if weakest.recall.k == weakest.recall.n:
         return ("No mistake on the test side; the intervals say how much that proves.",)
-    return (f"Weakest class: {weakest.name}, {weakest.recall} found, {_missed(weakest.recall)} missed.",)
+    return (f"Weakest class: {weakest.name}, {weakest.recall} found, {_wrong(weakest.recall, 'missed')}.",)
 
 
-def _missed(rate: Rate) -> str:
+def _wrong(rate: Rate, what: str) -> str:
     wrong = Rate(rate.n - rate.k, rate.n)
-    return f"{wrong.k} (at most {_percent(wrong.at_most)} at 95 % confidence)"
+    return f"{wrong.k} {what} (at most {_percent(wrong.at_most)} at 95 % confidence)"
 
 
 def _confusions(metrics: Metrics) -> tuple[Confusion, ...]:

@@ -116,7 +116,7 @@ class Session:
 
 
 def stages(session: Session) -> Iterator[StageResult]:
-    """Run the stages one by one; each that is not better on the validation side is undone.
+    """Run the stages one by one; one that is not better on the validation side is undone and is the last.
 
     Yields:
         The result of each stage. Between two of them `session.classifier` is the best model so far, in eval mode.
@@ -128,7 +128,10 @@ def stages(session: Session) -> Iterator[StageResult]:
         if session.stop or time.monotonic() > session.deadline:
             return
         if stage.steps:
-            yield run_stage(session, name, stage, first_group)
+            result = run_stage(session, name, stage, first_group)
+            yield result
+            if not result.kept:  # where the last layers have nothing to learn, the first ones have less
+                return
 
 
 def _plan(session: Session) -> Iterator[tuple[str, StageConfig, int]]:
@@ -276,8 +279,7 @@ def _tuner(
     steps = max(1, round(stage.steps / data.batches)) * data.batches if stage.steps > data.batches else stage.steps
     if session.deadline == math.inf:
         return make(steps)
-    batch = next(iter(data.train_dataloader()))
-    affordable = 0.9 * (session.deadline - time.monotonic()) / seconds_per_step(make(steps), batch)
+    affordable = 0.9 * (session.deadline - time.monotonic()) / seconds_per_step(make(steps), data)
     return make(max(1, min(steps, int(affordable))))
 
 

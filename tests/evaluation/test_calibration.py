@@ -56,3 +56,9 @@ def test_refuses_what_does_not_fit() -> None:
         fit_temperature(np.array([[np.inf, 0.0]]), np.zeros(1, np.int64))
     with pytest.raises(ValueError, match="outside"):
         Calibration(20.0, 1.0, 1.0, 3)
+
+
+def test_a_few_images_without_a_mistake_do_not_call_for_certainty() -> None:
+    truth = np.arange(18) % 3
+    logits = np.eye(3)[truth] * 4.0
+    assert 0.4 < fit_temperature(logits, truth).temperature < 1
