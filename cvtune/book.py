@@ -62,8 +62,8 @@ class Book:
         """Write a stage down; export and evaluate the model if the stage was kept."""
         self._write_stage(stage)
         verdict = "kept" if stage.kept else "dropped"
-        text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds):<12} {verdict}: {stage.reason}"
-        self.console.step(stage.name, text)
+        text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds):<12} {verdict}"
+        self.console.step(stage.name, text, more=(stage.reason,))
         if stage.kept and stage.logits is not None:
             self._ship(stage, classifier, stage.logits)
 

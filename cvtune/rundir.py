@@ -149,7 +149,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with the same line ends on every system, atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # file names that are no UTF-8 (Linux) stay as they are
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -164,7 +164,7 @@ def read_text(path: Path) -> str:
         RunError: the file is missing or no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error})", hint="the run is incomplete: fit it again") from error
 
