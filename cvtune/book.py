@@ -63,7 +63,7 @@ class Book:
         self._write_stage(stage)
         verdict = "kept" if stage.kept else "dropped"
         text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds):<12} {verdict}"
-        self.console.step(stage.name, text, more=(stage.reason,))
+        self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
         if stage.kept and stage.logits is not None:
             self._ship(stage, classifier, stage.logits)
 

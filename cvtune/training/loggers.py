@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,8 +35,12 @@ def build_loggers(names: Sequence[str], folder: Path) -> tuple[Any, ...]:
 
 
 def _build(name: str, folder: Path) -> Any:
+    # Before mlflow is imported: it sends usage data unless told not to, and refuses plain files unless told otherwise.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
     if name == "tensorboard":
         return TensorBoardLogger(folder, name="tensorboard", version="")
-    return MLFlowLogger(experiment_name=folder.name, tracking_uri=(folder.resolve() / "mlruns").as_uri())
+    server = os.environ.get("MLFLOW_TRACKING_URI")  # the user's own, if they name one
+    return MLFlowLogger(folder.name, tracking_uri=server or (folder.resolve() / "mlruns").as_uri())

@@ -1,40 +1,37 @@
+"""Loggers by name: what they write, and what they must not."""
+
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from cvtune.errors import ConfigError
 from cvtune.training import loggers
-from cvtune.training.loggers import build_loggers, check_loggers
 
 
-def test_no_names_no_loggers(tmp_path: Path) -> None:
-    check_loggers(())
-    assert build_loggers((), tmp_path) == ()
+def test_both_write_into_the_run_and_nothing_at_home(parts: Path, quick_config: Path, tmp_path: Path) -> None:
+    """mlflow 3 leaves a telemetry file in HOME and calls its makers, unless told not to before it is imported."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("MLFLOW")}
+    environment = {**kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_DATA_HOME": str(home)}
+    asked = ["--logger", "tensorboard", "--logger", "mlflow", "--quiet"]
+    command = [sys.executable, "-m", "cvtune", "fit", str(parts), "--config", str(quick_config), *asked]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "run" / "mlruns").rglob("metrics/val_loss"))
+    assert [path.name for path in home.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
-def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda module: None)
-    with pytest.raises(ConfigError, match=f"logger {name}: its package is not installed") as caught:
-        check_loggers((name,))
-    assert caught.value.hint == f"pip install 'cvtune[{name}]'"
-
-
-def test_they_write_into_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-    fake: Any = ModuleType("lightning.pytorch.loggers")
-    for name in ("TensorBoardLogger", "MLFlowLogger"):
-        setattr(fake, name, lambda *args, _name=name, **options: made.append((_name, args, options)))
-    monkeypatch.setitem(sys.modules, "lightning.pytorch.loggers", fake)
-    monkeypatch.setattr(loggers, "find_spec", lambda module: object())
-    run = tmp_path / "a run"
-    build_loggers(("tensorboard", "mlflow"), run)
-    assert made[0] == ("TensorBoardLogger", (run,), {"name": "tensorboard", "version": ""})
-    uri = (run / "mlruns").as_uri()
-    assert made[1] == ("MLFlowLogger", (), {"experiment_name": "a run", "tracking_uri": uri})
-    assert "%20" in uri
+    with pytest.raises(ConfigError, match="logger mlflow: its package is not installed") as error:
+        loggers.check_loggers(["mlflow"])
+    assert error.value.hint == "pip install 'cvtune[mlflow]'"
