@@ -104,7 +104,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"metrics\.json: damaged .*\nhint: the run is incomplete"):
         read_json(tmp_path / "metrics.json")
     (tmp_path / "metrics.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="damaged"):
         read_json(tmp_path / "metrics.json")
 
 

@@ -55,10 +55,10 @@ def test_the_readme_shows_the_kept_results(figures: Any, repo: Path) -> None:
 
 def test_the_table_is_replaced_between_its_markers(figures: Any, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n", encoding="utf-8")
+    readme.write_text(f"before\n{figures.BEGIN}\nstale\n{figures.END}\nafter\n", encoding="utf-8")
     figures.write_readme(readme)
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert figures.table(figures.stored()) in text
