@@ -256,6 +256,7 @@ def prepare(
         augmentation=plugins.augmentation,
         replay=replay,
         planned=_PlanWriter(run.plan),
+        left_out=lambda name, reason: console.step(name, f"left out: {reason}"),
     )
 
 

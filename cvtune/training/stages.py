@@ -95,6 +95,7 @@ class Session:
     Attributes:
         replay: choices of an earlier run by stage; their steps are taken instead of measuring again.
         planned: called with a stage's choices before it trains.
+        left_out: called with a stage that is not run and why.
         deadline: `time.monotonic()` at which training ends.
         best_val: float32 [n_val, K], logits of the best model so far.
     """
@@ -111,6 +112,7 @@ class Session:
     augmentation: Augmentation | None = None
     replay: Mapping[str, Choices] = field(default_factory=dict)
     planned: Callable[[str, Choices], None] = lambda name, choices: None
+    left_out: Callable[[str, str], None] = lambda name, reason: None
     deadline: float = math.inf
     best_val: Floats | None = None
 
@@ -124,14 +126,24 @@ def stages(session: Session) -> Iterator[StageResult]:
     if session.config.train.budget is not None:
         session.deadline = time.monotonic() + session.config.train.budget
     yield run_probe(session)
+    kept = True
     for name, stage, first_group in _plan(session):
-        if session.stop or time.monotonic() > session.deadline:
+        if session.stop:
             return
-        if stage.steps:
-            result = run_stage(session, name, stage, first_group)
-            yield result
-            if not result.kept:  # where the last layers have nothing to learn, the first ones have less
-                return
+        if reason := _why_not(session, stage, kept):
+            session.left_out(name, reason)
+            continue
+        result = run_stage(session, name, stage, first_group)
+        kept = result.kept
+        yield result
+
+
+def _why_not(session: Session, stage: StageConfig, kept: bool) -> str:
+    if not stage.steps:
+        return "no steps are asked for"
+    if not kept:  # where the last layers have nothing to learn, the first ones have less
+        return "the stage before gained nothing"
+    return "the budget is used up" if time.monotonic() > session.deadline else ""
 
 
 def _plan(session: Session) -> Iterator[tuple[str, StageConfig, int]]:

@@ -41,6 +41,21 @@ def test_a_backbone_that_cannot_be_cut_skips_the_tail(name: str, wanted: list[st
     assert names(make_session(backbone=name, verdict=True)) == wanted
 
 
+def test_what_is_left_out_is_said(make_session: MakeSession) -> None:
+    said: list[tuple[str, str]] = []
+
+    def note(name: str, reason: str) -> None:
+        said.append((name, reason))
+
+    names(make_session(verdict=False, left_out=note))
+    names(make_session({"train.tail.steps": 0, "train.budget": 1e-9}, left_out=note))
+    assert said == [
+        ("all", "the stage before gained nothing"),
+        ("tail", "no steps are asked for"),
+        ("all", "the budget is used up"),
+    ]
+
+
 def test_a_stage_of_no_steps_is_left_out(make_session: MakeSession) -> None:
     assert names(make_session({"train.tail.steps": 0})) == ["probe", "all"]
     assert names(make_session({"train.tail.steps": 0, "train.all.steps": 0})) == ["probe"]
