@@ -20,6 +20,8 @@ from cvtune_edge.cli import main as edge
 from numpy.typing import NDArray
 
 import cvtune as library
+from cvtune.bundle.export import export_bundle
+from cvtune.errors import GateError
 from cvtune.evaluation.comparison import Comparison
 from tests.e2e.conftest import STEEL, rows, snapshot, tree
 
@@ -307,6 +309,27 @@ def test_the_same_seed_gives_the_same_bytes(
     assert runs[0].metrics["model"] == "all"
     models = [onnx.load(run.path / "bundle" / "model.onnx").graph for run in runs]
     assert models[0].SerializeToString() == models[1].SerializeToString()
+
+
+def test_a_later_stage_that_fails_its_gate_leaves_the_model_before(
+    always_better: None, parts: Path, quick_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports: list[Path] = []
+
+    def second_is_refused(folder: Path, *args: Any, **more: Any) -> Any:
+        exports.append(folder)
+        if len(exports) == 2:
+            raise GateError("3 of 40 decisions differ")
+        return export_bundle(folder, *args, **more)
+
+    monkeypatch.setattr("cvtune.book.export_bundle", second_is_refused)
+    with pytest.raises(GateError, match="3 of 40 decisions differ"):
+        library.fit(parts, out=tmp_path / "run", config=quick_config)
+    run = library.load_run(tmp_path / "run")
+    assert run.metrics["model"] == "probe"
+    assert run.report().is_file()
+    assert "ended     early" in (run.path / "summary.txt").read_text(encoding="utf-8")
+    assert not (run.path / "DONE").exists()
 
 
 def test_a_plan_is_repeated(parts: Path, quick_run: Path, quick_config: Path, tmp_path: Path) -> None:
