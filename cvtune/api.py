@@ -62,13 +62,14 @@ def fit(
     Raises:
         CvtuneError: something the user can mend.
     """
+    config = _settings(config, {**flags, **(settings or {})})  # before torch is imported: a typo is told at once
     from cvtune.pipeline import fit as run_pipeline
     from cvtune.steps import Plugins
 
     plugins = Plugins(head, augmentation, tuple(callbacks), tuple(loggers), dict(trainer or {}))
     outcome = run_pipeline(
         Path(folder),
-        _settings(config, {**flags, **(settings or {})}),
+        config,
         out=None if out is None else Path(out),
         plan=None if plan is None else Path(plan),
         plugins=plugins,
@@ -220,7 +221,11 @@ class Run:
         return classifier.eval()
 
 
-_SECTIONS = {"backbone": "model", "weights": "model", "download": "model", "from_scratch": "model"} | {
+_SECTIONS = {
+    "backbone": "model",
+    "weights": "model",
+    "download": "model",
+    "from_scratch": "model",
     "accept_license": "model",
     "group_by": "data",
     "size": "image",

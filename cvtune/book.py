@@ -55,8 +55,8 @@ class Book:
         self._metrics: dict[str, Metrics] = {}
         self._parity: Parity | None = None
         self._paths = [image.path for image in self.index.images]
-        self._labels = np.array([image.label for image in self.index.images], np.int64)
-        self._held = np.unique(np.concatenate([self.split.indices(side) for side in ("val", "calib", "test")]))
+        self._labels = self.index.labels
+        self._held = self.split.held
 
     def add(self, stage: StageResult, classifier: Classifier) -> None:
         """Write a stage down; export and evaluate the model if the stage was kept."""
@@ -89,9 +89,8 @@ class Book:
         return Outcome(self.run, stopped)
 
     def _summarise(self) -> None:
-        test = self._metrics["test"]
-        low, high = test.accuracy.low, test.accuracy.high
-        self.console.step("test", f"{test.accuracy} right, {test.accuracy.value:.3f} [{low:.3f}, {high:.3f}]")
+        accuracy = self._metrics["test"].accuracy
+        self.console.step("test", f"{accuracy} right, {accuracy.with_interval}")
         build_report(self.run)
         assert self._parity is not None
         self.console.step(

@@ -66,27 +66,28 @@ def fit(
 ) -> None:
     """Fine-tune on a labelled folder and export a tested ONNX bundle."""
     from cvtune import api
-    from cvtune.config import load_config
     from cvtune.console import Console
 
     flags = {
+        "preset": preset,
         "seed": seed,
-        "model.backbone": backbone,
-        "model.weights": None if weights is None else str(weights),
-        "model.download": download or None,
-        "model.from_scratch": from_scratch or None,
-        "model.accept_license": tuple(accept_license) if accept_license else None,
-        "data.group_by": group_by,
-        "image.size": size,
-        "image.resize": resize,
-        "image.roi": _box(roi),
-        "image.mask": None if mask is None else str(mask),
-        "train.budget": _seconds(budget),
-        "train.loggers": tuple(logger) if logger else None,
+        "backbone": backbone,
+        "weights": None if weights is None else str(weights),
+        "download": download or None,
+        "from_scratch": from_scratch or None,
+        "accept_license": accept_license or None,
+        "group_by": group_by,
+        "size": size,
+        "resize": resize,
+        "roi": _box(roi),
+        "mask": None if mask is None else str(mask),
+        "budget": _seconds(budget),
+        "train.loggers": logger or None,
     }
-    settings = load_config(preset, config, flags)
     try:
-        run = api.fit(folder, out=out, config=settings, plan=plan, console=Console(quiet=quiet, verbose=verbose))
+        run = api.fit(
+            folder, out=out, config=config, plan=plan, console=Console(quiet=quiet, verbose=verbose), settings=flags
+        )
     except KeyboardInterrupt as end:  # typer would make an exit code of it without a word
         print("interrupted: nothing is kept of a run that had no model yet", file=sys.stderr)
         raise typer.Exit(143 if SIGTERM in end.args else 130) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from cvtune.audit import audit, duplicate_clusters, save_audit
 from cvtune.config import Config, dump_toml
@@ -231,9 +232,7 @@ def prepare(
     backbone = load_backbone(weights, size=size, seed=config.seed)
     if plugins.head is not None:
         build_head(plugins.head, backbone.width, len(found.classes))  # a head that does not fit is known at once
-    labels = np.array([image.label for image in found.images], np.int64)
-    held = np.unique(np.concatenate([split.indices(side) for side in ("val", "calib", "test")]))
-    val = split.indices("val")
+    labels, val = found.labels, split.indices("val")
     console.step("weights", f"{weights.backbone}, {weights.source}, licence {weights.licence}")
     return Session(
         config=config,
@@ -245,7 +244,7 @@ def prepare(
             groups=tuple(image.group for image in found.images),
             train=split.indices("train"),
             val=val,
-            held=held,
+            held=split.held,
             classes=len(found.classes),
         ),
         judge=_Judge(tuple(found.images[row].path for row in val), labels[val], found.classes),
@@ -289,11 +288,4 @@ class _Judge:
         return Judgement(verdict.keep, verdict.reason, figures.balanced_accuracy, fresh.log_loss)
 
     def _predictions(self, logits: Floats) -> Predictions:
-        return Predictions(self.paths, self.truth, softmax(logits), self.classes)
-
-
-def softmax(logits: Floats) -> Floats:
-    """Probabilities of logits [N, K], float32."""
-    from scipy.special import softmax as scipy_softmax
-
-    return np.asarray(scipy_softmax(logits, axis=1), np.float32)
+        return Predictions(self.paths, self.truth, softmax(logits, axis=1), self.classes)

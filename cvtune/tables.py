@@ -12,7 +12,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     which = "its test/ side only" if result.side == "test" else "all of it"
     auroc = "" if figures.auroc is None else f", AUROC {figures.auroc:.3f}"
     lines = [
-        f"{figures.accuracy} images right: {rate(figures.accuracy)} ({which})",
+        f"{figures.accuracy} images right: {figures.accuracy.with_interval} ({which})",
         f"balanced accuracy {figures.balanced_accuracy:.3f}, macro F1 {figures.macro_f1:.3f}{auroc}",
         "",
     ]
@@ -26,11 +26,6 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     return lines
 
 
-def rate(value: Rate) -> str:
-    """0.883 [0.856, 0.906]: the interval is two-sided 95 % Clopper-Pearson."""
-    return "-" if value.value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
 def counted(value: Rate) -> str:
     """59 of 61, 0.967 [0.887, 0.996]."""
-    return f"{value}, {rate(value)}"
+    return f"{value}, {value.with_interval}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from cvtune_edge.files import natural_key
 
 from cvtune.data.folder import Found, Skipped, walk
@@ -79,6 +81,11 @@ class DatasetIndex:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class indices of the images, int64 [N]."""
+        return np.array([image.label for image in self.images], np.int64)
 
     def counts(self, side: str | None = None) -> tuple[int, ...]:
         """Images a class, in class order; all of them or those of one given side."""

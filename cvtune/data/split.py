@@ -59,6 +59,11 @@ class Split:
         wanted = "val" if side == "calib" and self.calib_is_val else side
         return np.flatnonzero(np.array(self.sides, dtype=str) == wanted).astype(np.int64)
 
+    @property
+    def held(self) -> npt.NDArray[np.int64]:
+        """Positions of all images that are not trained on, ascending."""
+        return np.unique(np.concatenate([self.indices(side) for side in SIDES if side != "train"]))
+
     def save(self, path: Path, index: DatasetIndex) -> None:
         """Write split.csv."""
         out = io.StringIO()

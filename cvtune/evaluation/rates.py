@@ -51,6 +51,11 @@ class Rate:
     def __str__(self) -> str:
         return f"{self.k} of {self.n}"
 
+    @property
+    def with_interval(self) -> str:
+        """0.883 [0.856, 0.906], the interval being the two-sided 95 % one; "-" where nothing was counted."""
+        return "-" if self.value is None else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     def to_json(self) -> dict[str, Any]:
         """`value` (null where n is 0), `k`, `n`, `low`, `high`."""
         return {"value": self.value, "k": self.k, "n": self.n, "low": self.low, "high": self.high}

@@ -160,12 +160,11 @@ def run_probe(session: Session) -> StageResult:
     rows = np.concatenate([material.train, material.held])
     table = features(session.classifier.backbone, _batches(session, rows, "probe"))
     at = {int(row): i for i, row in enumerate(rows)}
-    weights = class_weights(material.labels[material.train], material.classes, mode=session.config.train.class_weights)
     head, strength = fit_probe(
         table[: len(material.train)],
         material.labels[material.train],
         [material.groups[row] for row in material.train],
-        weights=weights,
+        weights=_weights(session),
         seed=session.config.seed,
     )
     session.planned("probe", {"C": strength})
@@ -189,7 +188,7 @@ def run_probe(session: Session) -> StageResult:
 
 def run_stage(session: Session, name: str, stage: StageConfig, first_group: int) -> StageResult:
     """Fine-tune from `first_group` on; keep the result only if it is better on the validation side."""
-    started, before = time.monotonic(), session.classifier
+    started = time.monotonic()
     data = _data(session)
     candidate = _candidate(session)
     tuner = _tuner(session, candidate, data, name=name, stage=stage, first_group=first_group)
@@ -208,8 +207,6 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
     verdict = session.judge(val, session.best_val)
     if verdict.keep:
         session.classifier, session.best_val, session.head = candidate, val, None
-    else:
-        session.classifier = before
     return StageResult(
         name,
         verdict.keep,
@@ -254,6 +251,12 @@ def _data(session: Session) -> PixelDataModule:
     )
 
 
+def _weights(session: Session) -> Floats:
+    """Weight of each class in the loss, float32 [K]."""
+    material = session.material
+    return class_weights(material.labels[material.train], material.classes, mode=session.config.train.class_weights)
+
+
 def _candidate(session: Session) -> Classifier:
     """A copy of the best model to train on; the user's own head stands in it until a stage with it is kept."""
     candidate = copy.deepcopy(session.classifier)
@@ -272,8 +275,7 @@ def _tuner(
     stage: StageConfig,
     first_group: int,
 ) -> FineTuner:
-    material, train = session.material, session.config.train
-    weights = class_weights(material.labels[material.train], material.classes, mode=train.class_weights)
+    weights = torch.from_numpy(_weights(session))
 
     def make(steps: int) -> FineTuner:
         return FineTuner(
@@ -281,8 +283,8 @@ def _tuner(
             session.normalize,
             first_group=first_group,
             stage=stage,
-            train=train,
-            class_weights=torch.from_numpy(weights),
+            train=session.config.train,
+            class_weights=weights,
             total_steps=steps,
         )
 
