@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cvtune_edge import Bundle
 
-    from cvtune.api import Run, fit, load_bundle, load_run
+    from cvtune.api import Run, check, fit, load_bundle, load_run
     from cvtune.config import Config, load_config
     from cvtune.errors import CvtuneError
     from cvtune.training.datamodule import PixelDataModule
@@ -31,6 +31,7 @@ __all__ = [
     "PixelDataModule",
     "Run",
     "__version__",
+    "check",
     "fit",
     "load_bundle",
     "load_config",
@@ -44,6 +45,7 @@ _HOMES = {
     "FineTuner": "cvtune.training.module",
     "PixelDataModule": "cvtune.training.datamodule",
     "Run": "cvtune.api",
+    "check": "cvtune.api",
     "fit": "cvtune.api",
     "load_bundle": "cvtune.api",
     "load_config": "cvtune.config",

@@ -18,8 +18,10 @@ from cvtune.rundir import RunDir, bundle_of, read_json
 if TYPE_CHECKING:
     from cvtune.data.index import DatasetIndex
     from cvtune.evaluation.metrics import Metrics
+    from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
     from cvtune.evaluation.predictions import Predictions
     from cvtune.models.head import Classifier, HeadFactory
+    from cvtune.steps import Audited
 
 PathLike = str | Path
 
@@ -42,19 +44,22 @@ def fit(
     """Fine-tune a classifier on a labelled folder and export it as a tested ONNX bundle.
 
     Args:
-        folder: `class/**/image`, or train/, val/, test/ above the classes.
+        folder: `class/**/image`, or train/, val/, test/ above the classes; or a table `path,label[,group][,side]`,
+            CSV or Parquet, where labels joined by `;` make it a task with several labels an image.
         out: the run directory, `runs/<folder>-<n>` when unset.
         config: settings, or a TOML file with some of them.
         plan: an earlier run; what it chose by the clock is chosen again, so that a run with a budget can be repeated.
         head: called with (embedding width D, classes K), gives a `torch.nn.Module` from [N, D] to logits [N, K].
-        augmentation: an albumentations transform for uint8 [S, S, 3], in place of the preset's.
+        augmentation: an albumentations transform for uint8 [S, S, 3] (float32 0..1 for 16-bit and float images), in
+            place of the preset's.
         callbacks: Lightning callbacks for the tail and all stages.
         loggers: Lightning loggers, beside the run's own metrics.csv.
         trainer: further arguments of `lightning.Trainer`, such as `{"accelerator": "gpu"}`.
         console: where progress is told; nowhere when unset.
         settings: any keys of the config, dotted: `{"train.tail.steps": 100}`.
-        **flags: preset, seed, backbone, weights, download, from_scratch, accept_license, group_by, size, resize, roi,
-            mask, budget (seconds), as on the command line.
+        **flags: preset, seed, backbone, weights, download, from_scratch, accept_license, group_by, new_split, folds,
+            merge (`{"defect": ["scratch", "dent"]}`), ignore, corrections, untrusted, size, resize, roi, mask, window,
+            budget (seconds), as on the command line.
 
     Returns:
         The run, complete.
@@ -78,6 +83,76 @@ def fit(
     return Run(outcome.run, exit_code=outcome.exit_code)
 
 
+class Check:
+    """What is wrong with a folder; from :func:`check`.
+
+    Attributes:
+        findings: warnings first.
+        exit_code: 0 where there is no warning, else 1.
+    """
+
+    def __init__(self, audited: Audited, *, source: Path, untrusted: bool = False) -> None:
+        self._audited, self._source, self._untrusted = audited, source, untrusted
+        self.findings = audited.findings
+        self.exit_code = int(any(finding.severity == "warning" for finding in audited.findings))
+
+    def save_json(self, path: PathLike) -> None:
+        """Write everything that was found, each skipped file, suspected label and pair of copies included."""
+        from cvtune.audit import save_audit
+
+        seen = self._audited.seen
+        save_audit(Path(path), self.findings, self._audited.data.index, suspects=seen.suspects, pairs=seen.pairs)
+
+    def save_html(self, path: PathLike) -> None:
+        """Write a page with pictures of the copies and of the suspected labels."""
+        from cvtune.report.checkup import build_check_page
+
+        seen = self._audited.seen
+        build_check_page(
+            Path(path),
+            self._audited.data.index,
+            self.findings,
+            suspects=seen.suspects,
+            pairs=seen.pairs,
+            source=self._source,
+            untrusted=self._untrusted,
+        )
+
+    def save_corrections(self, path: PathLike) -> None:
+        """Write the table of proposed corrections that `fit(corrections=...)` takes."""
+        from cvtune.audit import write_corrections
+
+        seen = self._audited.seen
+        write_corrections(Path(path), self._audited.data.index, seen.suspects, seen.pairs)
+
+
+def check(
+    folder: PathLike,
+    *,
+    config: Config | PathLike | None = None,
+    console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **flags: Any,
+) -> Check:
+    """Say what is wrong with a labelled folder, without training.
+
+    Args:
+        folder: as for :func:`fit`.
+        config: settings, or a TOML file with some of them.
+        console: where progress is told; nowhere when unset.
+        settings: any keys of the config, dotted.
+        **flags: as for :func:`fit`.
+
+    Raises:
+        CvtuneError: the folder cannot be used at all.
+    """
+    resolved = _settings(config, {**flags, **(settings or {})})
+    from cvtune.pipeline import check as run_check
+
+    audited = run_check(Path(folder), resolved, console=console or Console(quiet=True))
+    return Check(audited, source=Path(folder), untrusted=resolved.data.untrusted)
+
+
 def load_run(path: PathLike) -> Run:
     """Open a run that `fit` wrote.
 
@@ -90,13 +165,18 @@ def load_run(path: PathLike) -> Run:
     return Run(run)
 
 
-def load_bundle(path: PathLike, *, threads: int | None = None) -> Bundle:
+def load_bundle(path: PathLike, *, threads: int | None = None, untrusted: bool = False) -> Bundle:
     """Open a bundle, or the bundle of a run.
+
+    Args:
+        path: of either.
+        threads: of the network; chosen from the machine when unset.
+        untrusted: decode files in child processes, bounded in time and memory.
 
     Raises:
         BundleError: no bundle, or one whose files were changed.
     """
-    return Bundle(bundle_of(Path(path)), threads=threads)
+    return Bundle(bundle_of(Path(path)), threads=threads, untrusted=untrusted)
 
 
 @dataclass(frozen=True)
@@ -104,28 +184,35 @@ class Evaluation:
     """What a bundle says about a labelled folder.
 
     Attributes:
-        predictions: answers and truth, in the order of the folder.
-        metrics: the figures.
+        predictions: answers and truth, in the order of the folder (`MultiPredictions` for several labels an image).
+        metrics: the figures (`MultiMetrics` likewise).
         side: "test" where the folder has sides of its own and only that one was scored, else "all".
         skipped: files of that side that were not scored, with reasons.
         unreadable: how many of them are images by their names.
     """
 
-    predictions: Predictions
-    metrics: Metrics
+    predictions: Predictions | MultiPredictions
+    metrics: Metrics | MultiMetrics
     side: str
     skipped: tuple[tuple[str, str], ...]
     unreadable: int = 0
 
 
 def evaluate(
-    bundle: Bundle, folder: PathLike, *, progress: Callable[[int, int], None] = lambda done, of: None
+    bundle: Bundle | PathLike,
+    folder: PathLike,
+    *,
+    merge: Mapping[str, Sequence[str]] | None = None,
+    ignore: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Evaluation:
     """Score a labelled folder; where it has a test/ side, only that one.
 
     Args:
-        bundle: from :func:`load_bundle`.
-        folder: class folders named like the bundle's classes; they need not all be there.
+        bundle: from :func:`load_bundle`, or the path of a bundle or a run.
+        folder: class folders named like the bundle's classes, they need not all be there; or a table of labels.
+        merge: class folders that are one class; those that the run was fitted with when unset.
+        ignore: class folders that are left out; likewise.
         progress: called with (done, total).
 
     Raises:
@@ -133,10 +220,15 @@ def evaluate(
     """
     from cvtune.data.index import build_index
 
-    index = build_index(folder, trainable=False)
+    own: Mapping[str, Any] = {}
+    if not isinstance(bundle, Bundle):
+        own, bundle = _class_map(Path(bundle)), load_bundle(bundle)
+    merge = own.get("merge", {}) if merge is None else merge
+    ignore = own.get("ignore", ()) if ignore is None else ignore
+    index = build_index(Path(folder), merge=merge, ignore=ignore, trainable=False)
     side = "test" if any(image.side == "test" for image in index.images) else "all"
     images = [image for image in index.images if side == "all" or image.side == "test"]
-    index = _with_classes(replace(index, images=tuple(images)), bundle.classes, Path(folder))
+    index = _with_classes(replace(index, images=tuple(images)), bundle, Path(folder))
     return _score(bundle, index, side, progress)
 
 
@@ -189,7 +281,7 @@ class Run:
 
     def evaluate(self, folder: PathLike) -> Evaluation:
         """Score a labelled folder; see :func:`evaluate`."""
-        return evaluate(self.bundle, folder)
+        return evaluate(self.path, folder)
 
     def report(self) -> Path:
         """Build report.html again from the run's files."""
@@ -228,6 +320,13 @@ _SECTIONS = {
     "from_scratch": "model",
     "accept_license": "model",
     "group_by": "data",
+    "merge": "data",
+    "ignore": "data",
+    "corrections": "data",
+    "folds": "data",
+    "new_split": "data",
+    "untrusted": "data",
+    "window": "image",
     "size": "image",
     "resize": "image",
     "roi": "image",
@@ -246,22 +345,41 @@ def _settings(config: Config | PathLike | None, flags: Mapping[str, Any]) -> Con
     return load_config(preset or "auto", None if config is None else Path(config), dotted)
 
 
-def _with_classes(index: DatasetIndex, classes: tuple[str, ...], folder: Path) -> DatasetIndex:
-    unknown = sorted({index.classes[image.label] for image in index.images} - set(classes))
+def _class_map(path: Path) -> Mapping[str, Any]:
+    """What the run at `path` merged and ignored; nothing where it is a bundle."""
+    run = RunDir(path)
+    if not run.config.is_file():
+        return {}
+    data = load_config(file=run.config).data
+    return {"merge": data.merge, "ignore": data.ignore}
+
+
+def _with_classes(index: DatasetIndex, bundle: Bundle, folder: Path) -> DatasetIndex:
+    classes = bundle.classes
+    if index.multi and bundle.manifest.task == "single":
+        raise DataError(
+            f"{folder}: several labels an image, the model gives one",
+            hint="score it with a table that has one label a row",
+        )
+    used = {label for labels in index.label_sets for label in labels}
+    unknown = sorted({index.classes[label] for label in used} - set(classes))
     if unknown:
         raise DataError(
             f"{folder}: classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}",
-            hint="rename the folders to the model's classes, or leave them out",
+            hint="rename the folders to the model's classes, merge them (--merge), or leave them out (--ignore)",
         )
-    images = tuple(replace(image, label=classes.index(index.classes[image.label])) for image in index.images)
-    return replace(index, classes=classes, images=images)
+    multi = bundle.manifest.task == "multi"
+    images = []
+    for image, labels in zip(index.images, index.label_sets, strict=True):
+        own = tuple(sorted(classes.index(index.classes[label]) for label in labels))
+        images.append(replace(image, label=own[0] if own else -1, labels=own if multi else ()))
+    return replace(index, classes=classes, images=tuple(images), multi=multi)
 
 
 def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[int, int], None]) -> Evaluation:
     import numpy as np
 
-    from cvtune.evaluation.metrics import score
-    from cvtune.evaluation.predictions import Predictions
+    from cvtune.evaluation.task import task_of
 
     skipped = [(one.path, one.reason) for one in index.skipped if side == "all" or _on_test(one.path)]
     unreadable = sum(_is_image_name(path) for path, _ in skipped)
@@ -281,9 +399,15 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
             f"{index.root}: none of the {len(index.images)} images can be read, for example:\n{reasons}",
             hint="check that the files are images of the kind that the model was trained on",
         )
-    truth = np.array([image.label for image in kept], np.int64)
-    predictions = Predictions(tuple(image.path for image in kept), truth, np.stack(rows), bundle.classes)
-    return Evaluation(predictions, score(predictions), side, tuple(skipped), unreadable)
+    task, index = task_of(index), replace(index, images=tuple(kept))
+    predictions = task.predictions(
+        tuple(image.path for image in kept),
+        task.truth(index),
+        np.stack(rows),
+        bundle.classes,
+        bundle.manifest.thresholds,
+    )
+    return Evaluation(predictions, task.score(predictions), side, tuple(skipped), unreadable)
 
 
 def _on_test(path: str) -> bool:

@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
 from cvtune.bundle.export import Product, export_bundle
 from cvtune.bundle.gate import Parity
 from cvtune.config import Config
 from cvtune.console import Console, duration
-from cvtune.data.index import DatasetIndex
-from cvtune.data.preprocess import Preprocessing
-from cvtune.data.split import Split
-from cvtune.evaluation.calibration import fit_temperature
-from cvtune.evaluation.metrics import Metrics, score
-from cvtune.evaluation.predictions import Predictions
+from cvtune.data.split import Leaks, Split
+from cvtune.evaluation.calibration import Calibration, fit_temperature
+from cvtune.evaluation.task import Figures, task_of
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
 from cvtune.rundir import RunDir, write_bytes, write_json, write_text
+from cvtune.steps import Crossed, Data
 from cvtune.training.stages import Floats, StageResult
 
 CURVES = "stage,epoch,step,train_loss,val_loss,val_balanced_accuracy,learning_rate"
@@ -39,30 +38,39 @@ class Outcome:
 
 @dataclass
 class Book:
-    """The books of one run; all files are written as soon as they are known."""
+    """The books of one run; all files are written as soon as they are known.
+
+    Attributes:
+        leaks: test images that have a partner on the training side.
+        crossed: the answers of a cross-validation, where one took the place of a test side.
+    """
 
     run: RunDir
     config: Config
-    index: DatasetIndex
+    data: Data
     split: Split
     weights: WeightsInfo
-    frame: Preprocessing
     console: Console
+    leaks: Leaks
+    crossed: Crossed | None = None
 
     def __post_init__(self) -> None:
+        index = self.data.index
         self._stages: list[dict[str, Any]] = []
         self._curves = [CURVES]
-        self._metrics: dict[str, Metrics] = {}
+        self._metrics: dict[str, Figures] = {}
         self._parity: Parity | None = None
-        self._paths = [image.path for image in self.index.images]
-        self._labels = self.index.labels
-        self._held = self.split.held
+        self._task = task_of(index)
+        self._paths = [image.path for image in index.images]
+        self._truth = self._task.truth(index)
+        self._held = np.arange(len(index)) if self.crossed else self.split.held
 
     def add(self, stage: StageResult, classifier: Classifier) -> None:
         """Write a stage down; export and evaluate the model if the stage was kept."""
         self._write_stage(stage)
         verdict = "kept" if stage.kept else "dropped"
-        text = f"balanced accuracy {stage.score:.3f} on val   {duration(stage.seconds):<12} {verdict}"
+        figure = "trained on all images" if self.crossed else f"{self._task.figure} {stage.score:.3f} on val"
+        text = f"{figure}   {duration(stage.seconds):<12} {verdict}"
         self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
         if stage.kept and stage.logits is not None:
             self._ship(stage, classifier, stage.logits)
@@ -74,31 +82,58 @@ class Book:
             yield
         except BaseException:
             if self._metrics:
-                self._summarise()
-                self.console.step("ended", "early; the last model that was kept is the one above")
-                write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+                self._summarise("ended", "early; the last model that was kept is the one above")
             raise
 
     def close(self, *, stopped: int) -> Outcome:
         """The summary, the report and the mark that the run is complete."""
-        self._summarise()
-        if stopped:
-            self.console.step("stopped", "on request; this is the best model so far")
-        write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+        self._summarise(*(("stopped", "on request; this is the best model so far") if stopped else ()))
         write_text(self.run.done, "stopped on request\n" if stopped else "complete\n")
         return Outcome(self.run, stopped)
 
-    def _summarise(self) -> None:
-        accuracy = self._metrics["test"].accuracy
-        self.console.step("test", f"{accuracy} right, {accuracy.with_interval}")
-        build_report(self.run)
+    def _summarise(self, *early: str) -> None:
+        self._tell_figures()
         assert self._parity is not None
         self.console.step(
             "bundle",
             f"{self.run.bundle}   parity {self._parity.equal} of {self._parity.images}, "
             f"largest difference of a probability {self._parity.worst:.1e}",
+            more=self._vanished(self._parity.vanished),
         )
         self.console.step("report", str(self.run.report))
+        if early:
+            self.console.step(*early)
+        write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+        build_report(self.run)  # which shows the summary
+
+    @staticmethod
+    def _vanished(count: int) -> tuple[str, ...]:
+        files = "1 file is" if count == 1 else f"{count} files are"
+        return (f"{files} gone since they were read: their answers are the trained network's",) if count else ()
+
+    def _tell_figures(self) -> None:
+        if self.crossed:
+            accuracy = self._metrics["folds"].accuracy
+            text = f"{accuracy} {self._task.verdict}, {accuracy.with_interval}"
+            how = "each image by a model that had not seen it; the bundle was trained on all of them"
+            self.console.step(f"{self.crossed.k} folds", text, more=(how,))
+        if "test" in self._metrics:
+            accuracy = self._metrics["test"].accuracy
+            self.console.step(
+                "test", f"{accuracy} {self._task.verdict}, {accuracy.with_interval}", more=self._without_leaks()
+            )
+
+    def _without_leaks(self) -> tuple[str, ...]:
+        count = len(self.leaks.rows)
+        if not count:
+            return ()
+        if "test_without_leaks" not in self._metrics:
+            return (f"LEAK: all {count} test images have a copy or a picture of the same group among those trained on",)
+        accuracy = self._metrics["test_without_leaks"].accuracy
+        return (
+            f"LEAK: {count} of these test images have a copy or a picture of the same group among those trained on; "
+            f"without them: {accuracy} {self._task.verdict}, {accuracy.with_interval}",
+        )
 
     def _write_stage(self, stage: StageResult) -> None:
         self._stages.append(
@@ -119,45 +154,69 @@ class Book:
         write_text(self.run.curves, "\n".join(self._curves) + "\n")
 
     def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:
-        at = {int(row): i for i, row in enumerate(self._held)}
-        calib = self.split.indices("calib")
-        calibration = fit_temperature(logits[[at[int(row)] for row in calib]], self._labels[calib])
+        calibration, thresholds = self._calibrate(logits)
         self._parity, answers = export_bundle(
             self.run.bundle,
-            self._product(calibration.temperature),
+            self._product(calibration.temperature, thresholds),
             classifier,
             logits=logits,
-            root=self.index.root,
+            root=self.data.index.root,
             paths=[self._paths[row] for row in self._held],
+            untrusted=self.config.data.untrusted,
+            limits=self.data.options,
             progress=lambda done, of: self.console.progress("parity", done, of),
         )
         calibration.save(self.run.calibration)
         self._save_weights(classifier, calibration.temperature)
+        self._score_sides(answers, calibration.temperature, thresholds)
+        figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
+        write_json(self.run.metrics, {"model": stage.name, "task": self._task.name, **figures})
+        of = self._metrics.get("test") or self._metrics["folds"]
+        self.console.detail("exported", f"{stage.name}: {of.accuracy} images right")
+
+    def _calibrate(self, logits: Floats) -> tuple[Calibration, tuple[float, ...]]:
+        """Temperature, and thresholds where an image may have several labels, from images that were not trained on."""
+        rows = self.crossed.rows if self.crossed else self.split.indices("calib")
+        unseen = self.crossed.logits if self.crossed else logits[self._at(rows)]
+        calibration = fit_temperature(unseen, self._truth[rows])
+        probabilities = self._task.probabilities(unseen, calibration.temperature)
+        return calibration, self._task.thresholds(probabilities, self._truth[rows])
+
+    def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where rows of the index stand among the held ones."""
+        return np.searchsorted(self._held, rows)
+
+    def _score_sides(self, answers: Floats, temperature: float, thresholds: tuple[float, ...]) -> None:
+        if self.crossed:
+            unseen = self._task.probabilities(self.crossed.logits, temperature)
+            self._score("folds", self.crossed.rows, unseen, thresholds, keep=True)
         for side in ("val", "calib", "test"):
             rows = self.split.indices(side)
-            self._score(side, Predictions(*self._asked(rows), answers[[at[int(r)] for r in rows]], self.index.classes))
-        write_json(
-            self.run.metrics,
-            {"model": stage.name, **{side: metrics.to_json() for side, metrics in self._metrics.items()}},
-        )
-        test = self._metrics["test"].accuracy
-        self.console.detail("exported", f"{stage.name}: {test} test images right")
+            if len(rows):
+                self._score(side, rows, answers[self._at(rows)], thresholds, keep=True)
+        rows = np.setdiff1d(self.split.indices("test"), np.array(self.leaks.rows, np.int64))
+        if self.leaks.rows and len(rows):
+            self._score("test_without_leaks", rows, answers[self._at(rows)], thresholds, keep=False)
 
-    def _asked(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[tuple[str, ...], Any]:
-        return tuple(self._paths[row] for row in rows), self._labels[rows]
+    def _score(
+        self, side: str, rows: NDArray[np.int64], answers: Floats, thresholds: tuple[float, ...], *, keep: bool
+    ) -> None:
+        paths = tuple(self._paths[row] for row in rows)
+        predictions = self._task.predictions(paths, self._truth[rows], answers, self.data.index.classes, thresholds)
+        if keep:
+            predictions.save(self.run.predictions(side))
+        self._metrics[side] = self._task.score(predictions)
 
-    def _score(self, side: str, predictions: Predictions) -> None:
-        predictions.save(self.run.predictions(side))
-        self._metrics[side] = score(predictions)
-
-    def _product(self, temperature: float) -> Product:
+    def _product(self, temperature: float, thresholds: tuple[float, ...]) -> Product:
         return Product(
             name=self.run.root.resolve().name,
-            classes=self.index.classes,
+            classes=self.data.index.classes,
             backbone=self.weights.backbone,
             weights=self.weights.record(),
-            preprocessing=self.frame,
+            preprocessing=self.data.frame,
             temperature=temperature,
+            task=self._task.name,
+            thresholds=thresholds,
         )
 
     def _save_weights(self, classifier: Classifier, temperature: float) -> None:
@@ -167,10 +226,11 @@ class Book:
             self.run.model,
             {
                 "backbone": self.weights.backbone,
-                "classes": list(self.index.classes),
-                "size": self.frame.size,
-                "mean": list(self.frame.mean),
-                "std": list(self.frame.std),
+                "classes": list(self.data.index.classes),
+                "size": self.data.frame.size,
+                "mean": list(self.data.frame.mean),
+                "std": list(self.data.frame.std),
+                "window": self.data.frame.window,
                 "head": "linear" if isinstance(classifier.head, LinearHead) else type(classifier.head).__qualname__,
                 "temperature": temperature,
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from signal import SIGTERM
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,19 @@ app = typer.Typer(
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="class/**/image, or train/, val/, test/ above the classes; or a table path,label."
+    ),
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(help="Same group, same side: a regex on the path, level:N, column:NAME or FILE.csv:COLUMN."),
+]
+Merge = Annotated[list[str] | None, typer.Option(help="Classes that are one: scratch,dent=defect.")]
+Ignore = Annotated[list[str] | None, typer.Option(help="Class that is left out.")]
+Untrusted = Annotated[bool, typer.Option("--untrusted", help="Decode in a child process, bounded in time and memory.")]
 
 
 def _version(asked: bool) -> None:
@@ -41,9 +54,7 @@ def _main(
 
 @app.command()
 def fit(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="class/**/image, or train/, val/, test/ above the classes.")
-    ],
+    folder: Folder,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/FOLDER-N when unset.")] = None,
     preset: Annotated[str, typer.Option(help="auto, default, defects, xray or traffic-signs.")] = "auto",
     config: Annotated[Path | None, typer.Option(help="TOML file; see configs/default.toml.")] = None,
@@ -52,11 +63,18 @@ def fit(
     download: Annotated[bool, typer.Option("--download", help="Allow the model hub to be asked.")] = False,
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")] = False,
     accept_license: Annotated[list[str] | None, typer.Option(help="Non-commercial licence you accept.")] = None,
-    group_by: Annotated[str | None, typer.Option(help="Regex on the path: same first group, same side.")] = None,
+    group_by: GroupBy = None,
+    new_split: Annotated[bool, typer.Option("--new-split", help="Deal the images out anew.")] = False,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate; the model is trained on all images.")] = None,
+    merge: Merge = None,
+    ignore: Ignore = None,
+    corrections: Annotated[Path | None, typer.Option(help="CSV path,label,new_label, as check writes it.")] = None,
+    untrusted: Untrusted = False,
     size: Annotated[int | None, typer.Option(help="Input size in pixels; the weights' own when unset.")] = None,
     resize: Annotated[str | None, typer.Option(help="stretch (whole frame), pad or crop.")] = None,
     roi: Annotated[str | None, typer.Option(help="x,y,width,height: look at this part of the frame only.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Image of the frame's size: white is looked at.")] = None,
+    window: Annotated[str | None, typer.Option(help="low,high: black and white of 16-bit images.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for training: 30s, 5m, 2h.")] = None,
     plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
@@ -76,11 +94,15 @@ def fit(
         "download": download or None,
         "from_scratch": from_scratch or None,
         "accept_license": accept_license or None,
-        "group_by": group_by,
+        **_data_flags(group_by, merge, ignore, untrusted),
+        "new_split": new_split or None,
+        "folds": folds,
+        "corrections": None if corrections is None else str(corrections),
         "size": size,
         "resize": resize,
         "roi": _box(roi),
         "mask": None if mask is None else str(mask),
+        "window": _levels(window),
         "budget": _seconds(budget),
         "train.loggers": logger or None,
     }
@@ -95,26 +117,71 @@ def fit(
 
 
 @app.command()
+def check(
+    folder: Folder,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was found here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    corrections: Annotated[Path | None, typer.Option(help="Write proposed corrections here, for fit.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/default.toml.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm classifier; tf_efficientnet_lite0.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
+    accept_license: Annotated[list[str] | None, typer.Option(help="Non-commercial licence you accept.")] = None,
+    group_by: GroupBy = None,
+    merge: Merge = None,
+    ignore: Ignore = None,
+    untrusted: Untrusted = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is wrong with a labelled folder; exit code 0 clean, 1 warnings, 2 unusable."""
+    from cvtune import api
+    from cvtune.console import Console
+    from cvtune.tables import finding_lines
+
+    flags = {
+        "backbone": backbone,
+        "weights": None if weights is None else str(weights),
+        "accept_license": accept_license or None,
+        **_data_flags(group_by, merge, ignore, untrusted),
+    }
+    checked = api.check(folder, config=config, console=Console(quiet=quiet, verbose=verbose), settings=flags)
+    if not quiet:
+        typer.echo("\n".join(finding_lines(checked.findings)))
+    for path, write in ((json, checked.save_json), (html, checked.save_html), (corrections, checked.save_corrections)):
+        if path is not None:
+            write(path)
+    raise typer.Exit(checked.exit_code)
+
+
+@app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images and folders.")],
     csv: Annotated[str | None, typer.Option(help="Write path,label,probability,p:<class>...; - is stdout.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
+    untrusted: Untrusted = False,
 ) -> None:
     """Say what is on images, by the code that runs on the line."""
     from cvtune_edge.predict import predict_command
 
     from cvtune.rundir import bundle_of
 
-    raise typer.Exit(predict_command(bundle_of(bundle), paths, csv=csv, json=json, threads=threads))
+    raise typer.Exit(
+        predict_command(bundle_of(bundle), paths, csv=csv, json=json, threads=threads, untrusted=untrusted)
+    )
 
 
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Class folders; only test/ where there is one.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Class folders, only test/ where there is one; or a table path,label."),
+    ],
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    merge: Merge = None,
+    ignore: Ignore = None,
     quiet: Quiet = False,
 ) -> None:
     """Score a labelled folder."""
@@ -125,7 +192,11 @@ def evaluate(
 
     console = Console(quiet=quiet)
     result = api.evaluate(
-        api.load_bundle(bundle), folder, progress=lambda done, of: console.progress("scoring", done, of)
+        bundle,
+        folder,
+        merge=_merges(merge),
+        ignore=ignore,
+        progress=lambda done, of: console.progress("scoring", done, of),
     )
     console.end_progress()
     if not quiet:
@@ -188,6 +259,45 @@ def _run(argv: list[str] | None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+def _data_flags(
+    group_by: str | None, merge: list[str] | None, ignore: list[str] | None, untrusted: bool
+) -> dict[str, Any]:
+    return {
+        "group_by": group_by,
+        "merge": _merges(merge),
+        "ignore": ignore or None,
+        "untrusted": untrusted or None,
+    }
+
+
+def _merges(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """scratch,dent=defect into {"defect": ["scratch", "dent"]}."""
+    merges: dict[str, list[str]] = {}
+    for text in texts or ():
+        names, found, new = text.rpartition("=")
+        if not found or not new or not all(names.split(",")):
+            raise ConfigError(
+                f"--merge '{text}': expected OLD,OLD=NEW with the names of class folders",
+                hint="for example --merge scratch,dent=defect",
+            )
+        merges.setdefault(new, []).extend(names.split(","))
+    return merges or None
+
+
+def _levels(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise ConfigError(
+            f"--window '{text}': expected low,high with low below high", hint="for 12 bits: --window 0,4095"
+        )
+    return low, high
 
 
 def _box(text: str | None) -> tuple[int, ...] | None:

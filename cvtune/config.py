@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cvtune.errors import ConfigError
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Colour = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Section(BaseModel):
@@ -27,7 +29,17 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """How the folder is read and divided."""
 
-    group_by: str | None = None  # regex on the path; its first group names the part, patient or track
+    group_by: str | None = None  # regex, level:N, column:NAME or FILE.csv:COLUMN: names the part, patient or track
+    merge: dict[str, tuple[str, ...]] = {}  # {"defect": ["scratch", "dent"]}: these folders are one class
+    ignore: tuple[str, ...] = ()  # class folders that are left out
+    corrections: str | None = None  # CSV of labels to change, as `cvtune check` proposes them
+    folds: int | None = Field(None, ge=2, le=50)  # cross-validate instead of holding a test side back
+    new_split: bool = False  # deal the images out anew instead of keeping the sides of earlier runs
+    near_duplicates: bool = True  # look for re-encoded, resized and cropped copies and keep them together
+    untrusted: bool = False  # decode in a child process with limits of time and memory
+    max_pixels: int = Field(200_000_000, ge=1)  # width times height of a file, by its header
+    max_bytes: int = Field(2**31 - 1, ge=1, le=2**31 - 1)  # of a file
+    cache_gb: float = Field(20.0, ge=0)  # the pixel cache's share of the disk, all folders together
     val: float = Field(0.10, gt=0, lt=0.5)
     calib: float = Field(0.15, gt=0, lt=0.5)
     test: float = Field(0.15, gt=0, lt=0.5)  # only where no test/ folder is given
@@ -46,6 +58,9 @@ class ImageConfig(_Section):
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     roi: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the frame
     mask: str | None = None  # image of the frame's size: white is looked at, black is not
+    pixels: Literal["auto", "uint8", "uint16", "float32"] = "auto"  # auto: what most of the files hold
+    window: tuple[float, float] | None = None  # deep images: values shown as black and white; measured when unset
+    background: tuple[Colour, Colour, Colour] = (255, 255, 255)  # what transparent pixels are laid over
 
 
 class ModelConfig(_Section):
@@ -183,11 +198,16 @@ def _toml_value(value: Any) -> str:
 
 def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{name}]"]
-    lines += [f"{key} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
     for key, value in table.items():
         if isinstance(value, dict):
-            lines += _toml_table(f"{name}.{key}", value)
+            lines += _toml_table(f"{name}.{_toml_key(key)}", value)
     return lines
+
+
+def _toml_key(key: str) -> str:
+    """Quoted where TOML asks for it: a merged class may have any name."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
 
 
 def _preset_dir() -> Any:

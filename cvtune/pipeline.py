@@ -1,7 +1,8 @@
-"""THE MAIN PATH: from a labelled folder to a tested bundle, one line a step; steps.py and book.py hold the steps."""
+"""THE MAIN PATH: from a labelled folder to a tested bundle, one line a step; steps/ and book.py hold the steps."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from cvtune import steps
@@ -24,7 +25,7 @@ def fit(
     """Fine-tune on a folder; from model 0 on, stopping at any moment leaves a valid run.
 
     Args:
-        folder: `class/**/image`, or train/, val/, test/ above the classes.
+        folder: `class/**/image`, or train/, val/, test/ above the classes; or a table of labels.
         config: all settings.
         out: the run directory, `runs/<folder>-<n>` when unset.
         plan: an earlier run, whose choices made by the clock are repeated.
@@ -41,17 +42,52 @@ def fit(
     index = steps.index(folder, config, console)
     run = steps.new_run(folder, out)
     with run.locked(), steps.scratch(run) as scratch, StopRequest() as stop:
-        frame = steps.preprocessing(config, weights)
-        index, pixels = steps.read(index, frame, scratch, console)
-        config = steps.settle(config, index, frame, console)
-        split = steps.divide(index, config, console)
-        steps.record(run, config, index, split, weights, folder)
+        data = steps.read(index, config, weights, scratch, console)
+        backbone = steps.network(config, weights, data, console)
+        seen = steps.examine(data, backbone, config, console)
+        config = steps.settle(config, data, console)
+        split = steps.divide(data, seen, config, folder, console)
+        data = steps.window(data, split, config, console)
+        found = steps.audited(data, seen, split)
+        steps.record(run, config, found, split, weights, folder)
+        crossed = steps.cross_validate(run, config, data, seen, backbone, plugins=plugins, stop=stop, console=console)
         session = steps.prepare(
-            run, config, weights, index, split, pixels, plugins=plugins, replay=replay, stop=stop, console=console
+            run,
+            config,
+            data,
+            seen,
+            split,
+            backbone,
+            plugins=plugins,
+            replay=replay,
+            stop=stop,
+            console=console,
+            crossed=crossed,
         )
-        book = Book(run, config, index, split, weights, frame, console)
+        book = Book(run, config, data, split, weights, console, found.leaked, crossed)
         with book.guard():
             for stage in stages(session):
                 stop.arm()
                 book.add(stage, session.classifier)
         return book.close(stopped=stop.exit_code)
+
+
+def check(folder: Path, config: Config, *, console: Console) -> steps.Audited:
+    """What is wrong with a folder, without training and without writing anything.
+
+    Args:
+        folder: as for :func:`fit`.
+        config: all settings.
+        console: where the steps are told.
+
+    Raises:
+        CvtuneError: the folder cannot be used at all.
+    """
+    index = steps.index(folder, config, console)
+    with tempfile.TemporaryDirectory(prefix="cvtune-") as scratch, StopRequest():
+        weights = steps.find_weights(config)
+        data = steps.read(index, config, weights, Path(scratch), console)
+        backbone = steps.network(config, weights, data, console)
+        seen = steps.examine(data, backbone, config, console)
+        split = steps.divide(data, seen, config, folder, console, keep=False)
+        return steps.audited(data, seen, split)

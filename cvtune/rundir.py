@@ -33,7 +33,9 @@ class RunDir:
         self.index = self.root / "index.csv"
         self.audit = self.root / "audit.json"
         self.split = self.root / "split.csv"
+        self.folds = self.root / "folds.json"
         self.plan = self.root / "plan.json"
+        self.corrections = self.root / "corrections.csv"
         self.stages = self.root / "stages.json"
         self.curves = self.root / "metrics.csv"
         self.weights = self.root / "weights.safetensors"
@@ -102,7 +104,7 @@ class RunDir:
                     shutil.rmtree(self.root, ignore_errors=True)  # Windows keeps the lock file, which is open
 
     def _take(self, fd: int) -> None:
-        if not _try_lock(fd):
+        if not try_lock(fd):
             raise RunError(
                 f"{self.root} is in use by another cvtune process",
                 hint="wait until it ends, or choose another folder with --out",
@@ -121,7 +123,8 @@ def bundle_of(path: Path) -> Path:
     return inside if (inside / "manifest.json").is_file() else path
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
+    """Take the system's lock on an open file without waiting; False where another process holds it."""
     try:
         if os.name == "nt":  # pragma: no cover
             import msvcrt

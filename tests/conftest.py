@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 _HOME = tempfile.TemporaryDirectory(prefix="cvtune-home-", ignore_cleanup_errors=True)
 for _name in ("HOME", "USERPROFILE", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
     os.environ[_name] = _HOME.name
+os.environ["CVTUNE_CACHE"] = str(Path(_HOME.name) / "cache")
 os.environ["MPLCONFIGDIR"] = str(REPO / ".pytest_cache" / "matplotlib")
 os.environ["MPLBACKEND"] = "agg"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -78,6 +79,12 @@ steps = 4
 [train.all]
 steps = 2
 """
+
+
+@pytest.fixture(autouse=True)
+def own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits are remembered between runs on a folder, but not between tests."""
+    monkeypatch.setenv("CVTUNE_DATA", str(tmp_path_factory.mktemp("memory")))
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ def run(quick_run: Path) -> cvtune.Run:
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep each stage: what is trained is asked for here, not whether it helps."""
     verdict = Comparison(0.1, 0.0, True, "kept for the test")
-    monkeypatch.setattr("cvtune.steps.better", lambda new, old: verdict)
+    monkeypatch.setattr("cvtune.evaluation.task.better", lambda new, old: verdict)
 
 
 # ---- names
@@ -71,7 +71,7 @@ def test_fit_gives_a_run(quick_run: Path, run: cvtune.Run) -> None:
     assert run.exit_code == 0
     assert run.classes == ("dent", "ok", "scratch", "stain")
     assert run.bundle.manifest.backbone == "test_efficientnet"
-    assert set(run.metrics) == {"model", "val", "calib", "test"}
+    assert set(run.metrics) == {"model", "task", "val", "calib", "test"}
     assert run.metrics["test"]["n"] == 16
 
 
@@ -137,8 +137,8 @@ def torch_answers(run: cvtune.Run, model: nn.Module, folder: Path, scratch: Path
     facts = json.loads((run.path / "model.json").read_text(encoding="utf-8"))
     manifest = run.bundle.manifest
     pre = Preprocessing(size=facts["size"], roi=manifest.roi, interpolation="cubic")
-    index, cache = fill_pixels(build_index(folder), pre, scratch)
-    pixels = torch.from_numpy(cache.batch(range(len(index)))).float() / 255  # (n, 3, S, S)
+    filled = fill_pixels(build_index(folder), pre, pre.reading, scratch=scratch, cache_gb=0)
+    pixels = torch.from_numpy(filled.pixels.batch(range(len(filled.index)))).float() / 255  # (n, 3, S, S)
     mean, std = (torch.tensor(facts[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():
         logits = model((pixels - mean) / std) / facts["temperature"]
@@ -186,7 +186,7 @@ def test_evaluate_needs_classes_that_the_model_knows(run: cvtune.Run, parts: Pat
         run.evaluate(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: classes that the model does not know: good; it knows dent, ok, scratch, stain\n"
-        "hint: rename the folders to the model's classes, or leave them out"
+        "hint: rename the folders to the model's classes, merge them (--merge), or leave them out (--ignore)"
     )
 
 

@@ -124,7 +124,10 @@ def refused(result: Result, *lines: str) -> None:
 
 
 CLASS_FOLDERS = "hint: put the images of each class into its own folder: parts/ok, parts/scratch"
-EXPECTED_FOLDER = "hint: expected a folder with one folder a class: parts/ok, parts/scratch"
+EXPECTED_FOLDER = (
+    "hint: expected a folder with one folder a class: parts/ok, parts/scratch, "
+    "or a table: labels.csv, labels.parquet"
+)
 
 
 def test_folder_missing(cvtune: Command, tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_one_class_only(cvtune: Command, folder: Callable[..., Path]) -> None:
     parts = folder(ok=3)
     refused(
         cvtune("fit", parts),
-        f"{parts}: only one class, 'ok' (3 images); expected at least two class folders",
+        f"{parts}: only one class, 'ok' (3 images); expected at least two",
         CLASS_FOLDERS,
     )
 
@@ -156,7 +159,7 @@ def test_fewer_than_two_images_in_classes(cvtune: Command, folder: Callable[...,
         cvtune("fit", parts),
         f"{parts}: every class needs at least 2 images, one to learn from and one to check: "
         "'dent' has 1, 'stain' has 1",
-        "hint: add images to these folders, or remove the folders",
+        "hint: add images of these classes, or leave them out: --ignore",
     )
 
 
@@ -168,10 +171,10 @@ def test_no_image(cvtune: Command, tmp_path: Path) -> None:
     (parts / "ok" / "1.png").touch()
     refused(
         cvtune("fit", parts),
-        f"{parts}: no readable image in class folders",
+        f"{parts}: no readable image in class folders or a table of labels",
         "4 left out:",
         "  dent: a class folder without any image",
-        "  dent/1.png: not an image",
+        "  dent/1.png: a text file, not an image that is read",
         "  ok: a class folder without any image",
         "  ok/1.png: empty file",
         CLASS_FOLDERS,
@@ -185,7 +188,7 @@ def test_no_readable_image(cvtune: Command, folder: Callable[..., Path], tmp_pat
     code, out, err = cvtune("fit", parts, "--out", tmp_path / "run")
     assert (code, out) == (2, "")
     first, second, *rest = err.splitlines()
-    assert first == f"error: {parts}: no readable image in class folders"
+    assert first == f"error: {parts}: no readable image in class folders or a table of labels"
     assert second == "4 left out:"
     assert [line.split(":")[0] for line in rest] == ["  dent/0.png", "  dent/1.png", "  ok/0.png", "  ok/1.png", "hint"]
     assert not (tmp_path / "run").exists()
@@ -286,7 +289,7 @@ def test_budget_that_is_no_duration(budget: str, cvtune: Command, folder: Callab
     )
 
 
-GROUP_HINT = r"hint: for files like ok/part12_view3.png: --group-by '(part\d+)_'"
+GROUP_HINT = r"hint: for files like ok/part12_view3.png: --group-by '(part\d+)_'; for ok/part12/view3.png: level:1"
 
 
 @pytest.mark.parametrize(
@@ -457,7 +460,7 @@ def test_evaluate_refuses_other_classes(cvtune: Command, folder: Callable[..., P
     refused(
         cvtune("evaluate", quick_run, parts),
         f"{parts}: classes that the model does not know: hole, rust; it knows dent, ok, scratch, stain",
-        "hint: rename the folders to the model's classes, or leave them out",
+        "hint: rename the folders to the model's classes, merge them (--merge), or leave them out (--ignore)",
     )
 
 

@@ -233,3 +233,11 @@ def test_merge_flags_replaces_and_checks() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 3  # type: ignore[misc]
+
+
+def test_merged_classes_of_any_name_survive_the_file(tmp_path: Path) -> None:
+    merges = {"a b": ["x", 'q"uote'], "défaut": ["é"], "plain": ["1"]}
+    config = load_config(flags={"data.merge": merges})
+    file = tmp_path / "c.toml"
+    file.write_text(dump_toml(config), encoding="utf-8")
+    assert load_config(file=file) == config

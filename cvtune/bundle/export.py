@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from cvtune_edge.decode import ReadOptions
 from cvtune_edge.manifest import SCHEMA, Manifest, file_sha256
 from cvtune_edge.runtime import Bundle
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from cvtune.bundle.gate import Parity, answers, check, compare
-from cvtune.bundle.graph import build_model, classes_json
+from cvtune.bundle.graph import Task, as_json, build_model
 from cvtune.data.preprocess import Preprocessing
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -38,6 +39,8 @@ class Product:
         weights: source, licence and sha256 of the pretrained weights.
         preprocessing: frame to pixels.
         temperature: divides the logits.
+        task: "single" where the classes exclude each other, "multi" where an image may have several labels.
+        thresholds: of the K labels, the probability from which on an image has one; for "multi" alone.
     """
 
     name: str
@@ -46,6 +49,14 @@ class Product:
     weights: dict[str, str]
     preprocessing: Preprocessing
     temperature: float
+    task: Task = "single"
+    thresholds: tuple[float, ...] = ()
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """What the classifier's logits [N, K] mean, float32 or wider [N, K]: the gate's own side of the comparison."""
+        scaled = logits / self.temperature
+        shares: Floats = expit(scaled) if self.task == "multi" else softmax(scaled, axis=1)
+        return shares
 
 
 def export_bundle(
@@ -57,6 +68,8 @@ def export_bundle(
     root: Path,
     paths: Sequence[str],
     progress: Callable[[int, int], None],
+    untrusted: bool = False,
+    limits: ReadOptions | None = None,
 ) -> tuple[Parity, Floats]:
     """Write the bundle if it answers like the classifier; else leave the one that is there.
 
@@ -68,9 +81,12 @@ def export_bundle(
         root: of the folder of images.
         paths: n images of the val, calib and test sides.
         progress: called after each image.
+        untrusted: decode the images in child processes.
+        limits: those that the images were read with.
 
     Returns:
-        The parity that was measured, and the bundle's own probabilities [n, K].
+        The parity that was measured, and the bundle's own probabilities [n, K]; those of a file that vanished since it
+        was read are the classifier's.
 
     Raises:
         GateError: it answers otherwise.
@@ -79,44 +95,55 @@ def export_bundle(
     shutil.rmtree(beside, ignore_errors=True)
     try:
         manifest = _write(beside, product, classifier)
-        exported = answers(Bundle(beside), root, paths, progress=progress)
-        parity = compare(softmax(logits / product.temperature, axis=1), exported)
+        with Bundle(beside, untrusted=untrusted, options=limits) as bundle:
+            exported, there = answers(bundle, root, paths, progress=progress)
+        trained = product.probabilities(logits)
+        parity = compare(trained[there], exported[there], task=product.task, thresholds=product.thresholds)
+        parity = replace(parity, vanished=int((~there).sum()))
         check(parity)
         write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
         _swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return parity, exported
+    return parity, np.where(there[:, None], exported, trained)
 
 
 def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
     """Model and manifest, the manifest still without a parity."""
     pre = product.preprocessing
+    manifest = _manifest(product, classifier.backbone.width)  # first: it refuses what does not go together
     model = build_model(
         pre,
-        Normalize(pre.mean, pre.std),
+        Normalize(pre.mean, pre.std, pre.window),
         classifier,
         temperature=product.temperature,
         metadata=_metadata(product),
+        task=product.task,
     )
     write_bytes(folder / MODEL, model.SerializeToString())
-    manifest = _manifest(product, classifier.backbone.width, folder)
+    manifest = replace(manifest, files={MODEL: file_sha256(folder / MODEL)})
     write_json(folder / MANIFEST, manifest.to_json())
     return manifest
 
 
 def _metadata(product: Product) -> dict[str, str]:
+    pre = product.preprocessing
     return {
         "cvtune_version": version("cvtune"),
         "name": product.name,
-        "classes": classes_json(product.classes),
-        "size": str(product.preprocessing.size),
+        "classes": as_json(product.classes),
+        "size": str(pre.size),
         "colour": "RGB",
         "backbone": product.backbone,
+        "reading": as_json(pre.reading.to_json()),
+        "window": as_json(pre.window),
+        "task": product.task,
+        "thresholds": as_json(product.thresholds),
     }
 
 
-def _manifest(product: Product, width: int, folder: Path) -> Manifest:
+def _manifest(product: Product, width: int) -> Manifest:
+    """Still without the model's checksum."""
     pre = product.preprocessing
     return Manifest(
         schema=SCHEMA,
@@ -133,8 +160,12 @@ def _manifest(product: Product, width: int, folder: Path) -> Manifest:
         temperature=product.temperature,
         weights=product.weights,
         parity={},
-        files={MODEL: file_sha256(folder / MODEL)},
+        files={MODEL: "0" * 64},
         versions={name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")},
+        reading=pre.reading.to_json(),
+        window=pre.window,
+        task=product.task,
+        thresholds=product.thresholds,
     )
 
 

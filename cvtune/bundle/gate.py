@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cvtune_edge.results import has_labels
 from cvtune_edge.runtime import Bundle, Unreadable
 from numpy.typing import NDArray
 
+from cvtune.bundle.graph import Task
 from cvtune.errors import CvtuneError, GateError
 
 Floats = NDArray[np.float32]
-TIE = 1e-4  # two classes closer than this may swap places
+Flags = NDArray[np.bool_]
+TIE = 1e-4  # two classes closer than this may swap places, and a label this close to its threshold may come and go
 WORST = 1e-3  # largest difference of a probability that the gate lets pass
+_CHANGED = "the folder changed during the run: fit again"
 _ANOTHER_BACKBONE = "no bundle was written for this stage; try another --backbone, and please report this backbone"
 
 
@@ -24,15 +29,18 @@ class Parity:
 
     Attributes:
         images: number compared.
-        equal: equal decisions.
-        ties: decisions that differ although the two classes are within 1e-4 of each other.
+        equal: equal decisions; of several labels an image has, all of them.
+        ties: decisions that differ although the two classes are within 1e-4 of each other, or each label that differs
+            within 1e-4 of its threshold.
         worst: largest difference of a probability.
+        vanished: files that are not compared, because they are no longer there.
     """
 
     images: int
     equal: int
     ties: int
     worst: float
+    vanished: int = 0
 
     @property
     def passed(self) -> bool:
@@ -40,34 +48,71 @@ class Parity:
         return self.equal + self.ties == self.images and self.worst <= WORST
 
 
-def answers(bundle: Bundle, root: Path, paths: Sequence[str], *, progress: Callable[[int, int], None]) -> Floats:
-    """What the bundle says about files, float32 [len(paths), K].
+def answers(
+    bundle: Bundle, root: Path, paths: Sequence[str], *, progress: Callable[[int, int], None]
+) -> tuple[Floats, Flags]:
+    """What the bundle says about files.
+
+    Returns:
+        Probabilities float32 [len(paths), K], and bool [len(paths)]: which files were there. A file that was removed
+        since training read it has a row without meaning.
 
     Raises:
-        GateError: a file that was read when training started cannot be read any more, or the bundle gives no numbers.
+        GateError: a file that was read when training started is there and cannot be read any more, most files are gone,
+            or the bundle gives no numbers.
     """
-    rows = np.empty((len(paths), len(bundle.classes)), np.float32)
+    rows = np.zeros((len(paths), len(bundle.classes)), np.float32)
+    there = np.ones(len(paths), np.bool_)
     try:
         for i, answer in enumerate(bundle.stream(root / path for path in paths)):
             if isinstance(answer, Unreadable):
-                raise GateError(f"{answer.path}: {answer.reason}", hint="the folder changed during the run: fit again")
-            rows[i] = answer.probabilities
+                there[i] = _is_there(answer)
+            else:
+                rows[i] = answer.probabilities
             progress(i + 1, len(paths))
     except GateError:
         raise
     except CvtuneError as error:
         raise GateError(error.message, hint=_ANOTHER_BACKBONE) from error
-    return rows
+    gone = int((~there).sum())
+    if 2 * gone > len(paths):  # a drive that was taken away; the few files left would prove little
+        raise GateError(f"{gone} of {len(paths)} files of {root.as_posix()} are no longer there", hint=_CHANGED)
+    return rows, there
 
 
-def compare(trained: Floats, exported: Floats) -> Parity:
-    """Compare two sets of probabilities [N, K]."""
+def _is_there(answer: Unreadable) -> bool:
+    """False for a file that vanished; one that changed is no file that training has seen."""
+    if os.path.exists(answer.path):  # noqa: PTH110 - Path's raises where a folder above was closed
+        raise GateError(f"{answer.path}: {answer.reason}", hint=_CHANGED)
+    return False
+
+
+def compare(trained: Floats, exported: Floats, *, task: Task = "single", thresholds: Sequence[float] = ()) -> Parity:
+    """Compare two sets of probabilities.
+
+    Args:
+        trained: [N, K].
+        exported: [N, K].
+        task: how they become decisions: the largest, or each one against its threshold.
+        thresholds: of the K labels, for "multi".
+    """
+    equal, close = _each_label(trained, exported, thresholds) if task == "multi" else _the_largest(trained, exported)
+    worst = float(np.abs(trained.astype(np.float64) - exported).max()) if len(trained) else 0.0
+    return Parity(len(trained), int(equal.sum()), int((~equal & close).sum()), worst)
+
+
+def _the_largest(trained: Floats, exported: Floats) -> tuple[Flags, Flags]:
+    """Which decisions are equal, bool [N], and which may differ, bool [N]."""
     ours, theirs = trained.argmax(1), exported.argmax(1)
     rows = np.arange(len(trained))
-    close = np.abs(trained[rows, ours] - trained[rows, theirs]) <= TIE
-    differ = ours != theirs
-    worst = float(np.abs(trained.astype(np.float64) - exported).max()) if len(trained) else 0.0
-    return Parity(len(trained), int((~differ).sum()), int((differ & close).sum()), worst)
+    return ours == theirs, np.abs(trained[rows, ours] - trained[rows, theirs]) <= TIE
+
+
+def _each_label(trained: Floats, exported: Floats, thresholds: Sequence[float]) -> tuple[Flags, Flags]:
+    """The same for images with several labels: those that differ must all be at their thresholds."""
+    same = has_labels(trained, thresholds) == has_labels(exported, thresholds)
+    close = np.abs(trained.astype(np.float64) - np.asarray(thresholds, np.float64)) <= TIE
+    return same.all(axis=1), (same | close).all(axis=1)
 
 
 def check(parity: Parity) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -16,36 +17,47 @@ from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 
+Task = Literal["single", "multi"]
 _PREFIX = "net_"
 
 
 class Deployed(nn.Module):
     """What the line runs behind the resize; the parity gate computes its own side with the same module."""
 
-    def __init__(self, normalize: Normalize, classifier: Classifier, temperature: float) -> None:
+    def __init__(
+        self, normalize: Normalize, classifier: Classifier, temperature: float, *, task: Task = "single"
+    ) -> None:
         super().__init__()
         self.normalize, self.classifier, self.temperature = normalize, classifier, temperature
+        self.task = task
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [N, 3, S, S] -> probabilities [N, K], embedding [N, D]."""
+        """Pixels [N, 3, S, S], uint8 or deep float32 -> probabilities [N, K], embedding [N, D]."""
         embedding = self.classifier.embed(self.normalize(pixels))
-        logits = self.classifier.head(embedding)
-        return torch.softmax(logits / self.temperature, dim=1), embedding
+        logits = self.classifier.head(embedding) / self.temperature
+        return torch.sigmoid(logits) if self.task == "multi" else torch.softmax(logits, dim=1), embedding
 
 
 def build_model(
-    pre: Preprocessing, normalize: Normalize, classifier: Classifier, *, temperature: float, metadata: Mapping[str, str]
+    pre: Preprocessing,
+    normalize: Normalize,
+    classifier: Classifier,
+    *,
+    temperature: float,
+    metadata: Mapping[str, str],
+    task: Task = "single",
 ) -> onnx.ModelProto:
-    """The whole graph: `image` uint8 [N, H, W, 3] RGB -> `probabilities` [N, K], `embedding` [N, D].
+    """The whole graph: `image` [N, H, W, 3] RGB of the type `pre.pixels` -> `probabilities` [N, K], `embedding` [N, D].
 
     Args:
         pre: frame to pixels, the graph that filled the training cache.
-        normalize: pixels to the network's input.
+        normalize: pixels to the network's input; of deep pixels with their window.
         classifier: backbone and head, in eval mode.
         temperature: divides the logits.
         metadata: strings for the model's metadata.
+        task: "single" for a softmax over the classes, "multi" for a sigmoid of each.
     """
-    network = _export(Deployed(normalize, classifier, temperature).eval(), pre.size)
+    network = _export(Deployed(normalize, classifier, temperature, task=task).eval(), pre.size, deep=pre.deep)
     frame = frame_graph(pre)
     model = compose.merge_models(frame, network, io_map=[("pixels", f"{_PREFIX}pixels")])
     for output in model.graph.output:
@@ -57,13 +69,13 @@ def build_model(
     return model
 
 
-def classes_json(classes: tuple[str, ...]) -> str:
-    """Class names for the metadata."""
-    return json.dumps(list(classes), ensure_ascii=False)
+def as_json(value: Any) -> str:
+    """A value for the metadata, whose values are texts."""
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _export(network: Deployed, size: int) -> onnx.ModelProto:
-    example = (torch.zeros(2, 3, size, size, dtype=torch.uint8),)
+def _export(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
+    example = (torch.zeros(2, 3, size, size, dtype=torch.float32 if deep else torch.uint8),)
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)

@@ -2,6 +2,9 @@
 
 albumentations 2.0.8 hands the same random sequence to every forked worker and epoch, so each sample is seeded from
 (seed, epoch, index): the same picture comes out whatever the number of workers.
+
+Several of its transforms refuse uint16, none of those used here refuses float32: deep images are shown to it as shares
+of their window, 0 for black and 1 for white, and come back as raw values.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from cvtune.config import AugmentConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version when imported
 
-Pixels = NDArray[np.uint8]
-Augmentation = Callable[..., dict[str, Any]]  # an albumentations transform: image=[H, W, 3] uint8 -> {"image": ...}
+Pixels = NDArray[Any]  # uint8; uint16 or float32 where images are deep
+Window = tuple[float, float]
+# An albumentations transform: image=[H, W, 3], uint8 or, of deep images, float32 in 0..1 -> {"image": the same}
+Augmentation = Callable[..., dict[str, Any]]
 
 
 def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
@@ -30,7 +35,7 @@ def build_augmentation(config: AugmentConfig, size: int) -> Augmentation:
         size: side length of the square input in pixels.
 
     Returns:
-        An albumentations `Compose` that takes and gives uint8 [size, size, 3] RGB.
+        An albumentations `Compose` that takes and gives [size, size, 3] RGB, uint8 or float32 in 0..1.
     """
     import albumentations as A
     import cv2
@@ -83,17 +88,46 @@ def _photometric(config: AugmentConfig, size: int) -> list[Any]:
     return steps
 
 
-def augment(transform: Augmentation, image: Pixels, *, key: tuple[int, int, int]) -> Pixels:
+def augment(
+    transform: Augmentation, image: Pixels, *, key: tuple[int, int, int], window: Window | None = None
+) -> Pixels:
     """One augmented image, decided by its key alone.
 
     Args:
         transform: from :func:`build_augmentation`, or any callable of the albumentations form.
-        image: uint8 [H, W, 3].
+        image: [H, W, 3], uint8, or uint16 or float32 of raw values.
         key: (seed, epoch, index).
+        window: of deep images, the values of black and white.
 
     Returns:
-        uint8 [H, W, 3], the same for the same key on every system and in every worker.
+        [H, W, 3] of the image's type, the same for the same key on every system and in every worker. Of deep images
+        raw values, none outside the window.
+
+    Raises:
+        ValueError: a deep image without a window.
     """
+    if image.dtype == np.uint8:
+        return _transformed(transform, image, key)
+    if window is None:
+        raise ValueError(f"{image.dtype.name} pixels are augmented within their window, and none was given")
+    return _raw(_transformed(transform, _shares(image, window), key), window, image.dtype)
+
+
+def _shares(image: Pixels, window: Window) -> NDArray[np.float32]:
+    low, high = np.float32(window[0]), np.float32(window[1])
+    shares: NDArray[np.float32] = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+    return shares
+
+
+def _raw(shares: Pixels, window: Window, kind: np.dtype[Any]) -> Pixels:
+    low, high = np.float32(window[0]), np.float32(window[1])
+    raw: Pixels = np.clip(shares, 0, 1).astype(np.float32, copy=False) * (high - low) + low
+    if kind == np.uint16:  # a given window may reach beyond what 16 bits hold
+        raw = np.clip(np.rint(raw), 0, 65535)
+    return raw.astype(kind, copy=False)
+
+
+def _transformed(transform: Augmentation, image: Pixels, key: tuple[int, int, int]) -> Pixels:
     state = int(np.random.SeedSequence(key).generate_state(1)[0])
     # Not set_random_seed: it hands each step the same sequence, so that mirrors only ever come in pairs.
     reseed = getattr(transform, "set_random_state", None)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cvtune_edge.files import HEAD_BYTES, is_hidden, natural_key, sniff
+from cvtune_edge.files import HEAD_BYTES, foreign_kind, is_hidden, natural_key, sniff
 
 from cvtune.errors import DataError
 
-_SIDE_NAMES: Final = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SIDE_NAMES: Final = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,19 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """A file that looks like an image, below the folder of its class."""
+    """A file that looks like an image, and what the folder or the table says about it.
+
+    Args:
+        path: relative to the root, with `/`; absolute where a table names a file outside of it.
+        labels: names of its classes; exactly one unless a table holds several labels an image.
+        side: train, val or test where given.
+        group: from a table's column `group`, else empty.
+    """
 
     path: str
-    label: str
+    labels: tuple[str, ...]
     side: str | None
+    group: str = ""
 
 
 def walk(root: Path) -> tuple[list[Found], list[Skipped]]:
@@ -49,19 +57,24 @@ def walk(root: Path) -> tuple[list[Found], list[Skipped]]:
     for folder, side in _side_folders(root, skipped):
         for item in _listing(folder, root, skipped):
             if item.is_dir():
-                label = unicodedata.normalize("NFC", item.name)
+                labels = (unicodedata.normalize("NFC", item.name),)
                 ancestors = (_identity(root), _identity(folder))
-                images = [Found(path, label, side) for path in _images(item, root, ancestors, skipped)]
+                images = [Found(path, labels, side) for path in _images(item, root, ancestors, skipped)]
                 found += images
                 if not images:
                     skipped.append(Skipped(_relative(item, root), "a class folder without any image"))
             else:
                 skipped.append(Skipped(_relative(item, root), "not in a class folder"))
-    return found, sorted(skipped, key=lambda item: natural_key(item.path))
+    return found, list(in_order(skipped))
+
+
+def in_order(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    """Skipped files in natural order of their paths."""
+    return tuple(sorted(skipped, key=lambda item: natural_key(item.path)))
 
 
 def _check_root(root: Path) -> None:
-    hint = "expected a folder with one folder a class: parts/ok, parts/scratch"
+    hint = "expected a folder with one folder a class: parts/ok, parts/scratch, or a table: labels.csv, labels.parquet"
     if not root.exists():
         raise DataError(f"{root}: no such folder", hint=hint)
     if not root.is_dir():
@@ -80,12 +93,12 @@ def _side_folders(root: Path, skipped: list[Skipped]) -> list[tuple[Path, str | 
     A class may be called `test`: sides need a `train` beside them, or nothing else, and folders inside.
     """
     folders = [item for item in _listing(root, root, []) if item.is_dir()]
-    sides = [item for item in folders if item.name.lower() in _SIDE_NAMES and _has_folder(item)]
+    sides = [item for item in folders if item.name.lower() in SIDE_NAMES and _has_folder(item)]
     if not sides or (len(sides) < len(folders) and all(item.name.lower() != "train" for item in sides)):
         return [(root, None)]
     beside = [item for item in _listing(root, root, skipped) if item not in sides]
     skipped += [Skipped(_relative(item, root), "beside train/, val/ or test/, not in one of them") for item in beside]
-    return [(item, _SIDE_NAMES[item.name.lower()]) for item in sides]
+    return [(item, SIDE_NAMES[item.name.lower()]) for item in sides]
 
 
 def _has_folder(folder: Path) -> bool:
@@ -102,7 +115,7 @@ def _images(folder: Path, root: Path, ancestors: tuple[object, ...], skipped: li
         if item.is_dir():
             yield from _images(item, root, (*ancestors, identity), skipped)
             continue
-        reason = _not_an_image(item)
+        reason = not_an_image(item)
         if reason is None:
             yield _relative(item, root)
         else:
@@ -129,12 +142,13 @@ def _listing(folder: Path, root: Path, skipped: list[Skipped]) -> list[Path]:
 def _foreign(name: str) -> str | None:
     if is_hidden(name):
         return "hidden, or left there by the operating system"
-    if _printable(name) != name:
+    if printable(name) != name:
         return "the name is not valid UTF-8"
     return None
 
 
-def _not_an_image(path: Path) -> str | None:
+def not_an_image(path: Path) -> str | None:
+    """Why a file cannot be an image, from its first bytes alone; None where it looks like one."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -142,11 +156,15 @@ def _not_an_image(path: Path) -> str | None:
         if status.st_size == 0:
             return "empty file"
         with path.open("rb") as handle:
-            return None if sniff(handle.read(HEAD_BYTES)) else "not an image"
+            head = handle.read(HEAD_BYTES)
     except FileNotFoundError:
         return "broken link"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    if sniff(head):
+        return None
+    kind = foreign_kind(head)
+    return f"a {kind} file, not an image that is read" if kind else "not an image"
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -155,8 +173,9 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return _printable(path.relative_to(root).as_posix())
+    return printable(path.relative_to(root).as_posix())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text as it can be written in UTF-8; bytes of a name that are none become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,7 +1,9 @@
 """From the camera's frame to the network's pixels: one ONNX graph that fills the training cache and runs on the line.
 
-The graph stays in uint8, because onnxruntime's uint8 resize is what both sides compute; a float resize flips decisions
-(DESIGN, "One preprocessing").
+8-bit frames stay in uint8, because onnxruntime's uint8 resize is what both sides compute; a float resize flips
+decisions (DESIGN, "One preprocessing"). Deep frames, 16 bits or float, are resized as float32 on both sides alike, and
+keep their own values: which of them mean black and white, the window, is applied behind the resize by
+`models.normalize`, so that a cache can be filled before the window is known.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from cvtune_edge.decode import read_image
+from cvtune_edge.decode import ReadOptions, read_image
 from onnx import helper, numpy_helper
 
 from cvtune.errors import ConfigError, ImageError
@@ -23,6 +25,8 @@ OPSET: Final = 20
 IR_VERSION: Final = 10  # the newest that every onnxruntime >= 1.18 loads
 
 Box = tuple[int, int, int, int]
+Window = tuple[float, float]
+PixelKind = Literal["uint8", "uint16", "float32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +41,13 @@ class Preprocessing:
         interpolation: `linear` or `cubic`, both antialiased.
         mean: of the weights, per channel, for values in 0..1; the network's graph applies it.
         std: likewise.
+        pixels: what the frames are read as, and what comes out of :func:`frame_graph` before it is stored.
+        window: of deep pixels, the values that the network sees as black and as white; None while it is not known yet,
+            which is enough to fill the cache.
+        background: R, G, B in 0..255 that transparent pixels are laid over.
 
     Raises:
-        ConfigError: a size, roi or mask that makes no sense; all problems at once.
+        ConfigError: a size, roi, mask or window that makes no sense; all problems at once.
     """
 
     size: int
@@ -49,9 +57,12 @@ class Preprocessing:
     interpolation: Literal["linear", "cubic"] = "cubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixels: PixelKind = "uint8"
+    window: Window | None = None
+    background: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
-        problems = [*self._choice_problems(), *self._place_problems()]
+        problems = [*self._choice_problems(), *self._value_problems(), *self._place_problems()]
         if problems:
             raise ConfigError("\n".join(problems), hint="see [image] in configs/default.toml")
 
@@ -65,6 +76,20 @@ class Preprocessing:
         }
         return [problem for problem, fine in checks.items() if not fine]
 
+    def _value_problems(self) -> list[str]:
+        problems = []
+        if self.pixels not in get_args(PixelKind):
+            problems.append(f"pixels '{self.pixels}': expected uint8, uint16 or float32")
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            problems.append(f"background {self.background}: expected three numbers from 0 to 255")
+        if self.window is None:
+            return problems
+        if self.pixels == "uint8":
+            problems.append(f"window {self.window}: 8-bit images have none; --pixels uint16 reads them deep")
+        if not is_window(self.window):
+            problems.append(f"window {self.window}: expected two numbers, the first below the second")
+        return problems
+
     def _place_problems(self) -> list[str]:
         problems: list[str] = []
         if self.roi is not None and (len(self.roi) != 4 or min(self.roi[:2]) < 0 or min(self.roi[2:]) < 1):
@@ -76,7 +101,7 @@ class Preprocessing:
         height, width = self.mask.shape
         if self.roi is not None and not _fits(self.roi, height, width):
             problems.append(f"roi {_text(self.roi)} reaches beyond the mask, which is {width} x {height} pixels")
-        elif self.window is None:
+        elif self.region is None:
             problems.append("the mask is black everywhere inside the region: nothing is left to look at")
         return problems
 
@@ -86,7 +111,17 @@ class Preprocessing:
         return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
     @property
-    def window(self) -> Box | None:
+    def reading(self) -> ReadOptions:
+        """How files are decoded to become frames for the graph."""
+        return ReadOptions(pixels=self.pixels, background=self.background)
+
+    @property
+    def deep(self) -> bool:
+        """Whether pixels have more than 8 bits, and so a window."""
+        return self.pixels != "uint8"
+
+    @property
+    def region(self) -> Box | None:
         """x, y, width, height of what is cut out: the roi, narrowed to the mask's bounding box; None is everything."""
         if self.mask is None:
             return self.roi
@@ -106,8 +141,15 @@ class Preprocessing:
         return None
 
 
+def is_window(window: tuple[float, ...]) -> bool:
+    """Whether these are a black and a white value that float32, the network's numbers, can tell apart."""
+    with np.errstate(over="ignore"):  # becomes infinite
+        values = np.array(window, np.float32)
+    return values.shape == (2,) and bool(np.isfinite(values).all()) and bool(values[0] < values[1])
+
+
 def load_mask(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a mask image: 1 where it is white (128 and above, mean of the channels), 0 where it is black.
+    """Read a mask image: 1 where it is white (128 and above, mean of the channels), 0 where it is black or transparent.
 
     Returns:
         uint8 [H, W] of zeros and ones.
@@ -116,7 +158,8 @@ def load_mask(path: Path) -> npt.NDArray[np.uint8]:
         ConfigError: the file is missing, no image, or black everywhere.
     """
     try:
-        pixels: npt.NDArray[np.uint8] = read_image(path).pixels
+        # on black: white painted on nothing shows that alone
+        pixels: npt.NDArray[np.uint8] = read_image(path, ReadOptions(background=(0, 0, 0))).pixels
     except (ImageError, OSError) as error:
         reason = error.message if isinstance(error, ImageError) else f"{path}: {error.strerror or error}"
         raise ConfigError(f"mask {reason}", hint="expected an image of the frame's size, white where to look") from None
@@ -145,24 +188,41 @@ def small_things_note(median_width: float, size: int) -> str | None:
 
 
 def frame_graph(pre: Preprocessing) -> onnx.ModelProto:
-    """The graph `image` uint8 [N, H, W, 3] RGB -> `pixels` uint8 [N, 3, S, S].
+    """The graph `image` [N, H, W, 3] RGB -> `pixels` [N, 3, S, S].
 
-    All names but those two start with `frame_`, so that it can be joined with a network's graph. `pad` fills with the
-    weights' mean grey: after normalisation that is about zero, what convolutions pad with themselves.
+    | `pre.pixels` | image | pixels |
+    | --- | --- | --- |
+    | uint8 | uint8 | uint8 |
+    | uint16 | uint16 | float32 holding whole numbers 0..65535: a cache keeps them as uint16, exactly |
+    | float32 | float32 | float32 |
+
+    All names but those two start with `frame_`, so that it can be joined with a network's graph. It does not depend on
+    `pre.window`.
+
+    What a mask hides is 0, and `pad` fills with the weights' mean grey: after normalisation that is about zero, what
+    convolutions pad with themselves. A deep frame has no black and no grey before its window is known, so both are the
+    lowest value that is looked at in that very frame: a constant would stretch the window that is measured later.
     """
     build = _Builder()
     name = _cut(build, pre, "image")
     name = build("Transpose", [name], perm=[0, 3, 1, 2])  # [N, 3, H, W]: the layout that resizes uint8 antialiased
     name = {"stretch": _stretch, "pad": _pad, "crop": _crop}[pre.resize](build, pre, name)
     build.node("Identity", [name], "pixels")
-    image = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["N", "H", "W", 3])
-    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", 3, pre.size, pre.size])
+    taken, given = _TYPES[pre.pixels]
+    image = helper.make_tensor_value_info("image", taken, ["N", "H", "W", 3])
+    pixels = helper.make_tensor_value_info("pixels", given, ["N", 3, pre.size, pre.size])
     graph = helper.make_graph(build.nodes, "frame", [image], [pixels], build.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     model.producer_name = "cvtune"
     onnx.checker.check_model(model)
     return model
 
+
+_TYPES: Final[Mapping[str, tuple[int, int]]] = {
+    "uint8": (onnx.TensorProto.UINT8, onnx.TensorProto.UINT8),
+    "uint16": (onnx.TensorProto.UINT16, onnx.TensorProto.FLOAT),
+    "float32": (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT),
+}
 
 _MODES: Final[Mapping[str, dict[str, Any]]] = {
     "linear": {"mode": "linear"},
@@ -199,14 +259,27 @@ class _Builder:
 
 
 def _cut(build: _Builder, pre: Preprocessing, name: str) -> str:
-    if pre.window is None:
+    """The region, as float32 where the frame is deep."""
+    if pre.region is not None:
+        x, y, width, height = pre.region
+        name = build("Slice", [name, build.ints(y, x), build.ints(y + height, x + width), build.ints(1, 2)])
+    if pre.pixels == "uint16":  # onnxruntime 1.31 cuts and turns uint16, but has no Where, Resize or Pad for it
+        name = build("Cast", [name], to=onnx.TensorProto.FLOAT)
+    if pre.region is None or pre.mask is None:
         return name
-    x, y, width, height = pre.window
-    name = build("Slice", [name, build.ints(y, x), build.ints(y + height, x + width), build.ints(1, 2)])
-    if pre.mask is None:
-        return name
-    inside = (pre.mask[y : y + height, x : x + width] != 0)[None, :, :, None]  # [1, H, W, 1]
-    return build("Where", [build.constant(inside), name, build.constant(np.zeros(1, np.uint8))])
+    inside = build.constant((pre.mask[y : y + height, x : x + width] != 0)[None, :, :, None])  # [1, H, W, 1]
+    if not pre.deep:
+        return build("Where", [inside, name, build.constant(np.zeros(1, np.uint8))])
+    hidden = build("Where", [inside, name, build.constant(np.full(1, _HIGHEST))])
+    return build("Where", [inside, name, _lowest(build, hidden)])
+
+
+_HIGHEST: Final = np.finfo(np.float32).max
+
+
+def _lowest(build: _Builder, name: str) -> str:
+    """Of each image, [N, 1, 1, 1]; a minimum is the same in whatever order threads take it, which no mean is."""
+    return build("ReduceMin", [name, build.ints(1, 2, 3)], keepdims=1)
 
 
 def _resize(build: _Builder, pre: Preprocessing, name: str, height_width: str) -> str:
@@ -216,7 +289,11 @@ def _resize(build: _Builder, pre: Preprocessing, name: str, height_width: str) -
     # exclude_outside: without it the border is replicated, and pixels there differ from Pillow's by up to 18 levels;
     # with it no pixel differs by more than 1, and pretrained weights saw Pillow's.
     options = {"coordinate_transformation_mode": "half_pixel", "antialias": 1, "exclude_outside": 1}
-    return build("Resize", [name, "", "", sizes], **options, **_MODES[pre.interpolation])
+    name = build("Resize", [name, "", "", sizes], **options, **_MODES[pre.interpolation])
+    if pre.pixels != "uint16":
+        return name
+    bounds = [build.constant(np.array(value, np.float32)) for value in (0, 65535)]
+    return build("Clip", [build("Round", [name]), *bounds])  # cubic overshoots at edges
 
 
 def _stretch(build: _Builder, pre: Preprocessing, name: str) -> str:
@@ -234,8 +311,11 @@ def _pad(build: _Builder, pre: Preprocessing, name: str) -> str:
     before = build("Div", [missing, build.ints(2)])
     none = build.ints(0, 0)
     pads = build("Concat", [none, before, none, build("Sub", [missing, before])], axis=0)
-    grey = np.array(round(255 * sum(pre.mean) / 3), np.uint8)
-    return build("Pad", [name, pads, build.constant(grey)], mode="constant")
+    if not pre.deep:
+        grey = np.array(round(255 * sum(pre.mean) / 3), np.uint8)
+        return build("Pad", [name, pads, build.constant(grey)], mode="constant")
+    padded = build("Pad", [name, pads, build.constant(np.array(-_HIGHEST))], mode="constant")
+    return build("Max", [padded, _lowest(build, name)])
 
 
 def _crop(build: _Builder, pre: Preprocessing, name: str) -> str:

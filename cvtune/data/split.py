@@ -1,17 +1,13 @@
 """The split: every image on exactly one side, no group on two, every class where its size allows.
 
-Sides that the folder gives are kept. The rest is dealt out group by group: first each class gets its foot in every door
-(two groups in train where it has three, one on each other side), then the remaining groups, largest first, go to train
-until it has half of the class, and from there to the side that is furthest from its share. A class keeps about half of
-its groups in train, so s further sides need 2 * s.
+Sides that the folder gives are kept, and those of earlier runs: an image that a model was trained on never tests a
+later one. The rest is dealt out unit by unit (`units`, `dealer`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cvtune.config import DataConfig
-from cvtune.data.index import DatasetIndex, read_rows
+from cvtune.data.dealer import Dealer, deal_folds
+from cvtune.data.index import DatasetIndex, read_rows, write_rows
+from cvtune.data.units import FEW as FEW
+from cvtune.data.units import Cut, Unit, link, make_unit, make_units
 from cvtune.errors import DataError
-from cvtune.rundir import SIDES, write_text
+from cvtune.rundir import SIDES
 
 _COLUMNS: Final = ("path", "label", "group", "side")
-FEW: Final = 8  # images of a class; below it the test side holds one, and one image says next to nothing
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Split:
         sides: train, val, calib or test for each image, aligned with the index.
         calib_is_val: some class was too small for both; `indices("calib")` are those of val.
         notes: what the user should hear about it.
+        cuts: clusters of near-duplicates that were not kept together.
 
     Raises:
         ValueError: an unknown side.
@@ -44,6 +43,7 @@ class Split:
     sides: tuple[str, ...]
     calib_is_val: bool = False
     notes: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = set(self.sides) - set(SIDES)
@@ -64,18 +64,19 @@ class Split:
         """Positions of all images that are not trained on, ascending."""
         return np.unique(np.concatenate([self.indices(side) for side in SIDES if side != "train"]))
 
+    @property
+    def cut(self) -> int:
+        """How many clusters of near-duplicates were not kept together."""
+        return len(self.cuts)
+
     def save(self, path: Path, index: DatasetIndex) -> None:
         """Write split.csv."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for image, side in zip(index.images, self.sides, strict=True):
-            writer.writerow((image.path, index.classes[image.label], image.group, side))
-        write_text(path, out.getvalue())
+        rows = zip(index.images, index.label_names, self.sides, strict=True)
+        write_rows(path, _COLUMNS, [(image.path, label, image.group, side) for image, label, side in rows])
 
     @classmethod
     def load(cls, path: Path, index: DatasetIndex) -> Split:
-        """Read split.csv for the same images; notes are not kept in it.
+        """Read split.csv for the same images; notes and cuts are not kept in it.
 
         Raises:
             DataError: missing, damaged, or of other images.
@@ -90,14 +91,29 @@ class Split:
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Images that must stay together, and how many of each class they hold."""
+class Leaks:
+    """Test images that training or choosing has seen something of.
 
-    members: tuple[int, ...]
-    labels: Mapping[int, int]
+    Args:
+        rows: positions of these test images, ascending.
+        groups: groups that are on test and on another side.
+        duplicates: clusters of copies that are on test and on another side.
+    """
+
+    rows: tuple[int, ...]
+    groups: int
+    duplicates: int
 
 
-def split_index(index: DatasetIndex, data: DataConfig, *, seed: int, same: Sequence[Sequence[int]] = ()) -> Split:
+def split_index(
+    index: DatasetIndex,
+    data: DataConfig,
+    *,
+    seed: int,
+    same: Sequence[Sequence[int]] = (),
+    near: Sequence[Sequence[int]] = (),
+    kept: Mapping[str, str] | None = None,
+) -> Split:
     """Deal the images out to train, val, calib and test.
 
     The same index, settings and seed give the same split on every machine, in whatever order the images are listed.
@@ -107,37 +123,192 @@ def split_index(index: DatasetIndex, data: DataConfig, *, seed: int, same: Seque
         data: the fractions of val, calib and test; train has the rest.
         seed: of the shuffle.
         same: clusters of positions that show the same picture and must not be on two sides.
+        near: clusters of near-duplicates; those that would make a class one lump are cut.
+        kept: sides of earlier runs by the hash of the file. These images stay there; new ones of their group or
+            cluster join them. A side that the folder gives counts for more.
 
     Raises:
-        DataError: a class without any image to train from.
+        DataError: a class without any image to train from, or nothing left for val or test.
     """
     pool = [position for position, image in enumerate(index.images) if image.side in (None, "train")]
     _check_pool(index, pool)
-    units = _units(index, pool, same, seed)
-    given = {image.side for image in index.images} & {"val", "test"}
-    wanted = [side for side in ("test", "val", "calib") if side not in given]
-    available = Counter(label for unit in units for label in unit.labels)
-    short = {label: count for label, count in sorted(available.items()) if count < 2 * len(wanted)}
+    linked = link(index, pool, same, near)
+    units = make_units(index, pool, linked.whole, seed)
+    wanted = _open_sides(index)
+    known = _known(index, pool, kept or {}, wanted)
+    short = _short(units, wanted)
+    # earlier runs without a calib side used val for both: images of it cannot begin to calibrate alone now
+    merge = "calib" not in (kept or {}).values() if known else bool(short)
+    if merge:
+        wanted.remove("calib")
+    parts, torn = _settle(index, units, known, linked.core)
+    dealer = Dealer([unit for unit, _ in parts], _fractions(data, wanted, merge=merge), [side for _, side in parts])
+    sides = _deal(index, dealer)
+    _check_sides(index, sides, bool(known))
+    merge = merge or "calib" not in sides
+    notes = (
+        *_cut_notes(index, linked.cuts),
+        *_torn_note(index, torn, known),
+        *(_calib_note(index, short, len(units) < len(pool), len(wanted) + 1) if merge else ()),
+        *_notes(index, sides),
+    )
+    return Split(sides, merge, notes, linked.cuts)
+
+
+def leaks(index: DatasetIndex, split: Split, clusters: Sequence[Sequence[int]]) -> Leaks:
+    """Test images that share a group or a picture with train, val or calib.
+
+    They are left where they are: the folder, or an earlier run, put them there. Clusters that the split cut are not
+    counted; it mistrusts their links.
+
+    Args:
+        index: the images.
+        split: of these images.
+        clusters: of identical files and of near-duplicates, as positions.
+    """
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for position, image in enumerate(index.images):
+        by_group[image.group].append(position)
+    cut = {frozenset(cut.cluster) for cut in split.cuts}
+    groups = [rows for rows in by_group.values() if _crosses(split, rows)]
+    copies = [rows for rows in clusters if _crosses(split, rows) and frozenset(rows) not in cut]
+    rows = {row for rows in (*groups, *copies) for row in rows if split.sides[row] == "test"}
+    return Leaks(tuple(sorted(rows)), len(groups), len(copies))
+
+
+def fold_splits(
+    index: DatasetIndex,
+    data: DataConfig,
+    k: int,
+    *,
+    seed: int,
+    same: Sequence[Sequence[int]] = (),
+    near: Sequence[Sequence[int]] = (),
+) -> tuple[Split, ...]:
+    """Splits for cross-validation: each image is on test in exactly one of the k, whole units in the same one.
+
+    Val and calib are carved from the images that the fold does not test, by the rules of :func:`split_index`. A
+    given train/ or val/ is not looked at.
+
+    Args:
+        index: the images, none of them with a given test side.
+        data: the fractions of val and calib.
+        k: number of folds, at least 2.
+        seed: of the shuffle.
+        same: clusters of positions that show the same picture.
+        near: clusters of near-duplicates.
+
+    Raises:
+        DataError: a class has fewer units (groups, clusters, single images) than folds.
+        ValueError: fewer than 2 folds, or images with a given test side.
+    """
+    if k < 2 or any(image.side == "test" for image in index.images):
+        raise ValueError(f"{k} folds, expected at least 2, and no image with a given test side")
+    linked = link(index, range(len(index)), same, near)
+    units = make_units(index, range(len(index)), linked.whole, seed)
+    _check_folds(index, units, k)
+    fold_of = deal_folds(units, k)
+    grouped = len(units) < len(index)
+    return tuple(
+        _fold(index, data, [(unit, of == fold) for unit, of in zip(units, fold_of, strict=True)], linked.cuts, grouped)
+        for fold in range(k)
+    )
+
+
+def _fold(
+    index: DatasetIndex, data: DataConfig, units: Sequence[tuple[Unit, bool]], cuts: Sequence[Cut], grouped: bool
+) -> Split:
+    rest = [unit for unit, tested in units if not tested]
+    wanted = ["val", "calib"]
+    short = _short(rest, wanted)
     if short:
         wanted.remove("calib")
-    dealer = _Dealer(units, _fractions(data, wanted, merge=bool(short)))
+    sides = dict.fromkeys((row for unit, tested in units if tested for row in unit.members), "test")
+    result = _deal(index, Dealer(rest, _fractions(data, wanted, merge=bool(short))), sides)
+    _check_sides(index, result, False)
+    calib = _calib_note(index, short, grouped, len(wanted) + 1) if short else ()
+    return Split(result, bool(short), (*_cut_notes(index, cuts), *calib, *_notes(index, result)), tuple(cuts))
+
+
+def _check_folds(index: DatasetIndex, units: Sequence[Unit], k: int) -> None:
+    available = Counter(label for unit in units for label in unit.labels if label >= 0)
+    fewest = min(range(len(index.classes)), key=lambda label: available[label])
+    most = available[fewest]
+    if most < k:
+        word = "groups" if len(units) < len(index) else "images"
+        have = f"{most} {word if most != 1 else word[:-1]}"
+        raise DataError(
+            f"{index.root}: class '{index.classes[fewest]}' has {have}, but {k} folds need {k} of each",
+            hint=f"--folds {most} works, or add {word} of this class" if most > 1 else f"add {word} of this class",
+        )
+
+
+def _crosses(split: Split, rows: Iterable[int]) -> bool:
+    sides = {split.sides[row] for row in rows}
+    return "test" in sides and len(sides) > 1
+
+
+def _open_sides(index: DatasetIndex) -> list[str]:
+    given = {image.side for image in index.images} & {"val", "test"}
+    return [side for side in ("test", "val", "calib") if side not in given]
+
+
+def _known(
+    index: DatasetIndex, pool: Iterable[int], kept: Mapping[str, str], wanted: Collection[str]
+) -> dict[int, str]:
+    """Sides of earlier runs by position; a side that the folder gives by now has none of train's images."""
+    sides = ((position, kept.get(index.images[position].sha256, "")) for position in pool)
+    return {position: side for position, side in sides if side == "train" or side in wanted}
+
+
+def _short(units: Iterable[Unit], wanted: Sequence[str]) -> dict[int, int]:
+    """Classes with too few units for a calib side of their own."""
+    available = Counter(label for unit in units for label in unit.labels if label >= 0)
+    return {label: count for label, count in sorted(available.items()) if count < 2 * len(wanted)}
+
+
+def _settle(
+    index: DatasetIndex, units: Iterable[Unit], known: Mapping[int, str], core: Sequence[int]
+) -> tuple[list[tuple[Unit, str]], list[Unit]]:
+    """Units with the side they have already, empty for none; and those that earlier runs put on several sides.
+
+    Of the latter, images that are known stay where they are. New ones join their own group, else the larger part of
+    the unit; train if in doubt.
+    """
+    parts: list[tuple[Unit, str]] = []
+    torn: list[Unit] = []
+    for unit in units:
+        found = [(row, known[row]) for row in unit.members if row in known]
+        most = _most(side for _, side in found)
+        if len({side for _, side in found}) < 2:
+            parts.append((unit, most))
+            continue
+        torn.append(unit)
+        inner: dict[int, list[str]] = defaultdict(list)
+        for row, side in found:
+            inner[core[row]].append(side)
+        side_of = {row: known.get(row) or _most(inner[core[row]]) or most for row in unit.members}
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, side in side_of.items():
+            rows_of[side].append(row)
+        parts += [(make_unit(index.label_sets, rows), side) for side, rows in rows_of.items()]
+    return parts, torn
+
+
+def _most(sides: Iterable[str]) -> str:
+    """The side that occurs most, of equals the first, which is train; empty for none."""
+    found = Counter(sides)
+    return max(SIDES, key=lambda side: found[side]) if found else ""
+
+
+def _deal(index: DatasetIndex, dealer: Dealer, others: Mapping[int, str] | None = None) -> tuple[str, ...]:
+    """Sides of all images: those dealt out, `others`, and the given ones."""
     dealer.reserve()
     dealer.deal()
-    sides = {member: side for unit, side in zip(units, dealer.sides, strict=True) for member in unit.members}
-    result = tuple(sides.get(position) or str(image.side) for position, image in enumerate(index.images))
-    grouped = len(units) < len(pool)
-    notes = (*_calib_note(index, short, grouped, len(wanted) + 1), *_notes(index, result))
-    return Split(result, bool(short), notes)
-
-
-def _check_pool(index: DatasetIndex, pool: Iterable[int]) -> None:
-    present = {index.images[position].label for position in pool}
-    missing = [name for label, name in enumerate(index.classes) if label not in present]
-    if missing:
-        raise DataError(
-            f"{index.root}: no image to train from for {', '.join(map(repr, missing))}",
-            hint="put some of their images under train/, or leave these classes out of val/ and test/",
-        )
+    sides = dict(others or {})
+    for unit, side in zip(dealer.units, dealer.sides, strict=True):
+        sides.update(dict.fromkeys(unit.members, side))
+    return tuple(sides.get(position) or str(image.side) for position, image in enumerate(index.images))
 
 
 def _fractions(data: DataConfig, wanted: Sequence[str], *, merge: bool) -> dict[str, float]:
@@ -148,108 +319,72 @@ def _fractions(data: DataConfig, wanted: Sequence[str], *, merge: bool) -> dict[
     return {"train": 1 - sum(others.values()), **others}
 
 
-def _units(index: DatasetIndex, pool: Sequence[int], same: Sequence[Sequence[int]], seed: int) -> list[_Unit]:
-    """Groups joined with clusters, in a shuffled order that depends on their paths and the seed alone."""
-    root = list(range(len(index)))
-
-    def find(position: int) -> int:
-        while root[position] != position:
-            root[position] = root[root[position]]
-            position = root[position]
-        return position
-
-    by_group: dict[str, list[int]] = defaultdict(list)
-    for position, image in enumerate(index.images):
-        by_group[image.group].append(position)
-    for cluster in (*by_group.values(), *same):
-        for position in cluster:
-            root[find(position)] = find(cluster[0])
-    members: dict[int, list[int]] = defaultdict(list)
-    for position in sorted(pool, key=lambda position: index.images[position].path):
-        members[find(position)].append(position)
-    units = [_Unit(tuple(unit), Counter(index.images[i].label for i in unit)) for unit in members.values()]
-    return [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
+def _check_pool(index: DatasetIndex, pool: Iterable[int]) -> None:
+    sets = index.label_sets
+    present = {label for position in pool for label in sets[position]}
+    missing = [name for label, name in enumerate(index.classes) if label not in present]
+    if missing:
+        raise DataError(
+            f"{index.root}: no image to train from for {', '.join(map(repr, missing))}",
+            hint="put some of their images under train/, or leave these classes out of val/ and test/",
+        )
 
 
-class _Dealer:
-    """Assigns units to sides; `need[side][label]` is how many images the side still lacks."""
+def _check_sides(index: DatasetIndex, sides: Sequence[str], kept: bool) -> None:
+    """A side without images gives no figure, and a class that is not trained on cannot be right."""
+    hint = "--new-split deals the images out anew" if kept else "add images, or name smaller groups with --group-by"
+    empty = [side for side in ("val", "test") if side not in sides]
+    if empty:
+        raise DataError(
+            f"{index.root}: no image is left for {' and '.join(empty)}: to be on train, val and test, a class needs 4 "
+            "images, or 4 groups of them",
+            hint=hint,
+        )
+    missing = _missing(index, sides, "train")
+    if missing:
+        raise DataError(f"{index.root}: no image is left to train from for {', '.join(missing)}", hint=hint)
 
-    def __init__(self, units: Sequence[_Unit], fractions: Mapping[str, float]) -> None:
-        self.units = units
-        self.sides: list[str] = [""] * len(units)
-        self.fractions = fractions
-        self.total = Counter[int]()
-        for unit in units:
-            self.total.update(unit.labels)
-        self.need = {side: {k: n * share for k, n in self.total.items()} for side, share in fractions.items()}
-        self.held = {side: Counter[int]() for side in fractions}  # units of a class
 
-    def reserve(self) -> None:
-        """Give each class its place in train, then on every other side, the class with the fewest units first."""
-        of_class: dict[int, list[int]] = defaultdict(list)
-        for number, unit in enumerate(self.units):
-            for label in unit.labels:
-                of_class[label].append(number)
-        rarest_first = sorted(of_class.items(), key=lambda item: (len(item[1]), item[0]))
-        for label, numbers in rarest_first:
-            self._reserve_train(label, numbers)
-        for label, numbers in rarest_first:
-            self._reserve_others(label, numbers)
+def _missing(index: DatasetIndex, sides: Sequence[str], side: str) -> list[str]:
+    present = {
+        label for labels, found in zip(index.label_sets, sides, strict=True) if found == side for label in labels
+    }
+    return [f"'{name}'" for label, name in enumerate(index.classes) if label not in present]
 
-    def _reserve_train(self, label: int, numbers: Sequence[int]) -> None:
-        places = 2 if len(numbers) >= 3 else 1
-        # the largest ones: a class must not lose most of its images to the other sides
-        for number in sorted(numbers, key=lambda number: -self.units[number].labels[label]):
-            if self.held["train"][label] < places and not self.sides[number]:
-                self._assign(number, "train")
 
-    def _reserve_others(self, label: int, numbers: Sequence[int]) -> None:
-        others = [side for side in self.fractions if side != "train"]
-        for side in others[: len(numbers) // 2]:
-            free = [number for number in numbers if not self.sides[number]]
-            if free and not self.held[side][label]:
-                self._assign(self._fitting(free, side, label), side)
+def _cut_notes(index: DatasetIndex, cuts: Sequence[Cut]) -> Iterator[str]:
+    worst: dict[int, Cut] = {}
+    for cut in sorted(cuts, key=lambda cut: -cut.images):
+        worst.setdefault(cut.label, cut)
+    for label, cut in sorted(worst.items()):
+        yield (
+            f"pictures that look alike hang together in a chain of {cut.images} of the {cut.total} images of class "
+            f"'{index.classes[label]}': too many to be copies, so only identical files and groups stay on one side"
+        )
 
-    def _fitting(self, free: Sequence[int], side: str, label: int) -> int:
-        """The first unit in the shuffled order that is not larger than the side's share, else the smallest."""
-        room = self.fractions[side] * self.total[label]
-        small = (number for number in free if self.units[number].labels[label] <= room)
-        return next(small, min(free, key=lambda number: self.units[number].labels[label]))
 
-    def deal(self) -> None:
-        """Largest units first: to train until it has half of each class, then to the side that lacks most of them."""
-        rest = [number for number, side in enumerate(self.sides) if not side]
-        for number in sorted(rest, key=lambda number: -len(self.units[number].members)):
-            labels = self.units[number].labels
-            if any(self._below_half(label) for label in labels):
-                self._assign(number, "train")
-                continue
-            lack = {
-                side: sum(count * need[label] / self.total[label] for label, count in labels.items())
-                for side, need in self.need.items()
-            }
-            self._assign(number, max(lack, key=lack.__getitem__))
-
-    def _below_half(self, label: int) -> bool:
-        total = self.total[label]
-        return 2 * (self.fractions["train"] * total - self.need["train"][label]) < total  # what train has, doubled
-
-    def _assign(self, number: int, side: str) -> None:
-        self.sides[number] = side
-        for label, count in self.units[number].labels.items():
-            self.need[side][label] -= count
-            self.held[side][label] += 1
+def _torn_note(index: DatasetIndex, torn: Sequence[Unit], known: Mapping[int, str]) -> Iterator[str]:
+    if torn:
+        rows = {known[row]: row for row in reversed(torn[0].members) if row in known}
+        example = " and ".join(f"{index.images[row].path} ({side})" for side, row in sorted(rows.items()))
+        what = "1 group or picture is" if len(torn) == 1 else f"{len(torn)} groups or pictures are"
+        yield (
+            f"{what} on several sides of the earlier run, for example {example}: known images stay, new ones join the "
+            "larger part; --new-split deals all out anew"
+        )
 
 
 def _calib_note(index: DatasetIndex, short: Mapping[int, int], grouped: bool, sides: int) -> Iterator[str]:
-    if short:
-        label = min(short, key=lambda label: short[label])
-        word = "groups" if grouped else "images"
-        more = f" ({len(short)} classes are that small)" if len(short) > 1 else ""
-        yield (
-            f"calib is val: class '{index.classes[label]}' has {short[label]} {word} to train from, "
-            f"{2 * sides} are needed to choose and to calibrate on different ones{more}"
-        )
+    if not short:
+        yield "calib is val, as in the earlier run on this folder; --new-split deals the images out anew"
+        return
+    label = min(short, key=lambda label: short[label])
+    word = "groups" if grouped else "images"
+    more = f" ({len(short)} classes are that small)" if len(short) > 1 else ""
+    yield (
+        f"calib is val: class '{index.classes[label]}' has {short[label]} {word} to train from, "
+        f"{2 * sides} are needed to choose and to calibrate on different ones{more}"
+    )
 
 
 def _notes(index: DatasetIndex, sides: Sequence[str]) -> Iterator[str]:
@@ -258,7 +393,6 @@ def _notes(index: DatasetIndex, sides: Sequence[str]) -> Iterator[str]:
     if few:
         yield f"fewer than {FEW} images, so figures for the class say next to nothing: {', '.join(few)}"
     for side in ("val", "test"):
-        present = {image.label for image, found in zip(index.images, sides, strict=True) if found == side}
-        missing = [f"'{name}'" for label, name in enumerate(index.classes) if label not in present]
+        missing = _missing(index, sides, side)
         if missing:
             yield f"{side} holds no image of {', '.join(missing)}: nothing can be said about it there"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_expit, log_softmax
 
 from cvtune.errors import RunError
 from cvtune.rundir import read_json, write_json
@@ -57,25 +57,28 @@ class Calibration:
             raise RunError(f"{path}: not a calibration ({error})", hint="fit the run again") from error
 
 
-def fit_temperature(logits: NDArray[np.floating[Any]], truth: NDArray[np.int64]) -> Calibration:
+def fit_temperature(logits: NDArray[np.floating[Any]], truth: NDArray[np.int64] | NDArray[np.bool_]) -> Calibration:
     """Find the temperature with the lowest log-loss, under a weak prior around 1; 1 when none is better than 1.
 
     Args:
         logits: float [N, K], finite, before any temperature.
-        truth: int [N].
+        truth: int [N], or bool [N, K] where an image may have several labels: sigmoids in place of the softmax.
 
     Raises:
         ValueError: no images, shapes that do not fit, or logits that are not finite.
     """
-    if logits.ndim != 2 or truth.shape != logits.shape[:1] or len(truth) == 0:
+    several = truth.dtype == bool
+    if logits.ndim != 2 or truth.shape != logits.shape[: 2 if several else 1] or len(truth) == 0:
         raise ValueError(f"expected logits [N, K] and truth [N], got {list(logits.shape)} and {list(truth.shape)}")
     if not np.isfinite(logits).all():
         raise ValueError("logits that are not finite")
     wide = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        likelihood = log_softmax(wide / np.exp(log_temperature), axis=1)
-        return float(-likelihood[np.arange(len(truth)), truth].mean())
+        scaled = wide / np.exp(log_temperature)
+        if several:
+            return float(-log_expit(np.where(truth, scaled, -scaled)).mean())
+        return float(-log_softmax(scaled, axis=1)[np.arange(len(truth)), truth].mean())
 
     def objective(log_temperature: float) -> float:
         return len(truth) * loss(log_temperature) + (log_temperature / PRIOR) ** 2 / 2

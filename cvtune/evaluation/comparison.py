@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvtune.evaluation.predictions import Predictions
 
@@ -41,12 +42,26 @@ def better(new: Predictions, old: Predictions) -> Comparison:
         raise ValueError("the two models were not asked about the same images in the same order")
     change = new.right.astype(np.int64) - old.right.astype(np.int64)
     counts = np.bincount(new.truth, minlength=len(new.classes))
-    weights = 1.0 / (np.count_nonzero(counts) * counts[new.truth])
+    return compare(change, 1.0 / (np.count_nonzero(counts) * counts[new.truth]), new.log_loss, old.log_loss)
+
+
+def compare(
+    change: NDArray[np.int64], weights: NDArray[np.float64], new_loss: float, old_loss: float, *, of: str = ""
+) -> Comparison:
+    """The rule itself.
+
+    Args:
+        change: 1 for an answer that is newly right, -1 for one that is newly wrong, else 0; any shape.
+        weights: of each answer in the figure that is compared, the same shape.
+        new_loss: log-loss of the new model.
+        old_loss: of the old one.
+        of: what the answers are, where they are not images.
+    """
     gain = float((weights * change).sum())
     error = float(np.linalg.norm(weights[change != 0]))
-    keep, reason = _verdict(gain, error, new.log_loss, old.log_loss)
-    newly = f"{(change > 0).sum()} newly right and {(change < 0).sum()} newly wrong of {len(change)}"
-    return Comparison(gain, error, keep, f"{reason}; {newly}")
+    keep, reason = _verdict(gain, error, new_loss, old_loss)
+    newly = f"{(change > 0).sum()} newly right and {(change < 0).sum()} newly wrong of {change.size}"
+    return Comparison(gain, error, keep, f"{reason}; {newly}{f' {of}' if of else ''}")
 
 
 def _verdict(gain: float, error: float, new_loss: float, old_loss: float) -> tuple[bool, str]:

@@ -74,9 +74,9 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the CSV of `cvtune_edge.table` with the truth; reads back bit for bit."""
-        lines = [_line(table.header(self.classes, truth=True))]
+        lines = [csv_line(table.header(self.classes, truth=True))]
         for name, truth, row in zip(self.paths, self.truth, self.probabilities, strict=True):
-            lines.append(_line(table.row(self._prediction(name, row), truth=self.classes[truth])))
+            lines.append(csv_line(table.row(self._prediction(name, row), truth=self.classes[truth])))
         # surrogateescape: a file name that is no UTF-8 (Linux) is kept byte for byte
         write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
@@ -108,7 +108,8 @@ class Predictions:
             raise RunError(f"{path}: cannot be read ({error})", hint="fit the run again") from error
 
 
-def _line(fields: Sequence[str]) -> str:
+def csv_line(fields: Sequence[str]) -> str:
+    """One line of a CSV file, ended by LF on every system."""
     text = io.StringIO(newline="")
     csv.writer(text).writerow(fields)  # ends in CR LF: with LF alone Python 3.11 leaves a CR in a name bare
     return text.getvalue().removesuffix("\r\n") + "\n"

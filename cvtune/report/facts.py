@@ -2,80 +2,109 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
+import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cvtune_edge.manifest import MANIFEST_FILE, Manifest
 
-from cvtune.audit import Finding, load_audit
+from cvtune.audit import Finding, Suspect, load_audit, load_suspects
 from cvtune.data.index import natural_order
 from cvtune.errors import RunError
 from cvtune.evaluation.calibration import Calibration
-from cvtune.evaluation.metrics import Metrics, score
+from cvtune.evaluation.metrics import Metrics
+from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
 from cvtune.evaluation.predictions import Predictions
-from cvtune.rundir import SIDES, RunDir, read_json
+from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.task import task_named
+from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
+from cvtune.rundir import SIDES, RunDir, read_json, read_text
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A row of stages.json: what a training stage cost and whether it was kept."""
-
-    name: str
-    seconds: float
-    score: float
-    log_loss: float
-    kept: bool
-    reason: str
-    steps: int
-    epochs: int
-    trainable: int
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A row of metrics.csv; None where the stage did not measure it."""
-
-    stage: str
-    train_loss: float | None
-    val_loss: float | None
-    val_balanced_accuracy: float | None
-
-
-@dataclass(frozen=True)
 class SideCounts:
-    """Images a class on one side, in class order."""
+    """One side: `images`, and how many of them have each class, in class order (of several labels they overlap)."""
 
     name: str
+    images: int
     counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Answers with their figures.
+
+    Attributes:
+        side: "test", or "folds" where each image was answered by a model that had not seen it.
+        answers: `Predictions`, or `MultiPredictions` of several labels an image.
+        metrics: `Metrics` or `MultiMetrics` likewise.
+    """
+
+    side: str
+    answers: Predictions | MultiPredictions
+    metrics: Metrics | MultiMetrics
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Test images with a copy or a picture of the same group among those trained on.
+
+    Attributes:
+        images: how many.
+        without: what was right of the others; None where there are none.
+    """
+
+    images: int
+    without: Rate | None
+
+
+@dataclass(frozen=True)
 class Facts:
-    """Everything the report shows; empty or None where the run does not have it (yet)."""
+    """Everything the report shows; empty or None where the run does not have it (yet).
+
+    Attributes:
+        task: "single" or "multi".
+        folder: where the paths start.
+        scored: the cross-validation where there was one, then the test side where there is one.
+        untrusted: the images are read by child processes.
+    """
 
     run: RunDir
+    task: str
     classes: tuple[str, ...]
     folder: Path | None
     sides: tuple[SideCounts, ...]
     findings: tuple[Finding, ...]
+    suspects: tuple[Suspect, ...]
     skipped: tuple[tuple[str, str], ...]
     stages: tuple[Stage, ...]
     epochs: tuple[Epoch, ...]
-    test: Predictions | None
-    metrics: Metrics | None
+    folds: tuple[Fold, ...]
+    scored: tuple[Scored, ...]
+    leak: Leak | None
     calibration: Calibration | None
     manifest: Manifest | None
     model_bytes: int
     config: str
+    summary: str
     environment: tuple[tuple[str, str], ...]
+    untrusted: bool
+
+    @property
+    def multi(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.task == "multi"
+
+    @property
+    def figure(self) -> str:
+        """What decides between stages, in words."""
+        return task_named(self.task).figure
 
 
 def read_facts(run: RunDir) -> Facts:
@@ -84,30 +113,39 @@ def read_facts(run: RunDir) -> Facts:
     Raises:
         RunError: a file is there but damaged.
     """
-    test = _if_there(run.predictions("test"), Predictions.load)
     manifest = _if_there(run.bundle / MANIFEST_FILE, lambda path: Manifest.from_json(read_json(path), str(path)))
-    rows = _if_there(run.split, _read_csv) or []
-    classes = test.classes if test else natural_order({row["label"] for row in rows})
+    metrics = _if_there(run.metrics, _read_tree) or {}
+    task = _task(run, metrics, manifest)
+    scored = tuple(one for side in ("folds", "test") for one in _scored(run, side, task))
+    rows = _if_there(run.split, read_csv) or []
+    labels = [_labels(row.get("label", ""), task) for row in rows]
+    classes = scored[0].answers.classes if scored else natural_order({name for some in labels for name in some})
+    findings = _if_there(run.audit, load_audit) or ()
     audit = _if_there(run.audit, read_json) or {}
-    environment = _if_there(run.environment, read_json) or {}
-    folder = audit.get("root") or environment.get("folder")
+    environment = _if_there(run.environment, _read_tree) or {}
+    config = _if_there(run.config, read_text) or ""
     model = run.bundle / "model.onnx"
     return Facts(
         run=run,
+        task=task,
         classes=classes,
-        folder=Path(folder) if folder else None,
-        sides=_count_sides(rows, classes),
-        findings=_if_there(run.audit, load_audit) or (),
+        folder=_folder(audit, environment),
+        sides=_count_sides([row.get("side", "") for row in rows], labels, classes),
+        findings=findings,
+        suspects=_if_there(run.audit, load_suspects) or (),
         skipped=tuple((item["path"], item["reason"]) for item in audit.get("skipped", ())),
-        stages=_if_there(run.stages, _read_stages) or (),
-        epochs=tuple(_epoch(row) for row in _if_there(run.curves, _read_csv) or ()),
-        test=test,
-        metrics=score(test) if test else None,
+        stages=_if_there(run.stages, read_stages) or (),
+        epochs=_if_there(run.curves, read_epochs) or (),
+        folds=read_folds(run, scored[0].answers) if scored and scored[0].side == "folds" else (),
+        scored=scored,
+        leak=_leak(run, metrics, findings, scored),
         calibration=_if_there(run.calibration, Calibration.load),
         manifest=manifest,
         model_bytes=model.stat().st_size if model.is_file() else 0,
-        config=_if_there(run.config, _read_text) or "",
+        config=config,
+        summary=_if_there(run.summary, read_text) or "",
         environment=tuple((key, _plain(value)) for key, value in environment.items()),
+        untrusted=_untrusted(config),
     )
 
 
@@ -115,43 +153,68 @@ def _if_there(path: Path, read: Callable[[Path], T]) -> T | None:
     return read(path) if path.is_file() else None
 
 
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _read_tree(path: Path) -> Mapping[str, Any]:
+    tree = read_json(path)
+    if not isinstance(tree, dict):
+        raise RunError(f"{path}: damaged (no names in it)", hint="fit the run again")
+    return tree
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
-            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(handle)]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error})", hint="fit the run again") from error
+def _task(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest | None) -> str:
+    task = str(metrics.get("task") or (manifest.task if manifest else "single"))
+    if task not in ("single", "multi"):
+        raise RunError(f"{run.metrics}: damaged (task '{task}')", hint="fit the run again")
+    return task
 
 
-def _read_stages(path: Path) -> tuple[Stage, ...]:
-    names = [field.name for field in fields(Stage)]
-    try:
-        return tuple(Stage(**{name: row[name] for name in names}) for row in read_json(path))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: damaged ({error!r})", hint="fit the run again") from error
+def _scored(run: RunDir, side: str, task: str) -> tuple[Scored, ...]:
+    verbs = task_named(task)
+    answers = _if_there(run.predictions(side), verbs.load)
+    return () if answers is None else (Scored(side, answers, verbs.score(answers)),)
 
 
-def _count_sides(rows: list[dict[str, str]], classes: tuple[str, ...]) -> tuple[SideCounts, ...]:
-    found = Counter((row.get("side"), row.get("label")) for row in rows)
-    sides = (SideCounts(side, tuple(found[side, name] for name in classes)) for side in SIDES)
-    return tuple(side for side in sides if any(side.counts))
-
-
-def _epoch(row: Mapping[str, str]) -> Epoch:
-    names = ("train_loss", "val_loss", "val_balanced_accuracy")
-    return Epoch(row.get("stage", ""), *(_number(row.get(name, "")) for name in names))
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
+def _leak(
+    run: RunDir, metrics: Mapping[str, Any], findings: Sequence[Finding], scored: Sequence[Scored]
+) -> Leak | None:
+    """From the figures without the leaked images; where there are none the audit tells that all are leaked."""
+    test = next((one.metrics for one in scored if one.side == "test"), None)
+    if test is None:
         return None
-    return value if math.isfinite(value) else None
+    if "test_without_leaks" not in metrics:
+        told = next((finding.count for finding in findings if finding.code == "leakage"), 0)
+        return Leak(test.n, None) if told >= test.n else None
+    try:
+        without = Rate(metrics["test_without_leaks"]["right"], metrics["test_without_leaks"]["n"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.metrics}: damaged ({error!r})", hint="fit the run again") from error
+    return Leak(test.n - without.n, without)
+
+
+def _labels(cell: str, task: str) -> tuple[str, ...]:
+    return tuple(filter(None, cell.split(";"))) if task == "multi" else (cell,)
+
+
+def _untrusted(config: str) -> bool:
+    try:
+        return bool(tomllib.loads(config).get("data", {}).get("untrusted", False))
+    except tomllib.TOMLDecodeError:  # shown as it is; its images are read as if they were hostile
+        return True
+
+
+def _folder(audit: Mapping[str, Any], environment: Mapping[str, Any]) -> Path | None:
+    if "root" in audit:
+        return Path(audit["root"])
+    named = Path(environment["folder"]) if "folder" in environment else None
+    return named.parent if named and named.is_file() else named  # a table's paths start beside it
+
+
+def _count_sides(
+    sides: Sequence[str], labels: Sequence[tuple[str, ...]], classes: tuple[str, ...]
+) -> tuple[SideCounts, ...]:
+    images = Counter(sides)
+    found = Counter((side, name) for side, some in zip(sides, labels, strict=True) for name in some)
+    counted = (SideCounts(side, images[side], tuple(found[side, name] for name in classes)) for side in SIDES)
+    return tuple(side for side in counted if side.images)
 
 
 def _plain(value: Any) -> str:

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cvtune.report.facts import Epoch, SideCounts
+from cvtune.report.facts import SideCounts
+from cvtune.report.names import visible
+from cvtune.report.training import Epoch
 
 MOST_CLASSES: Final = 60  # in a chart; more are unreadable, the table holds them
 _NAME_LENGTH: Final = 22
@@ -47,15 +49,18 @@ _RC: Final[dict[Any, Any]] = {
 }
 
 
-def confusion_chart(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
-    """Counts [K, K] as a grid, a row for each true class; the shade is the share of the row."""
+def confusion_chart(classes: Sequence[str], confusion: Sequence[Sequence[int]], *, name: str = "confusion") -> Markup:
+    """Counts [K, K] as a grid, a row for each true class; the shade is the share of the row.
+
+    `name` tells it from other charts of the page.
+    """
     k = len(classes)
     names = [shorten(name) for name in classes]
     small = k > 15
     cell = 0.9 if k <= 3 else 0.6 if k <= 6 else max(0.16, 3.9 / k)
     text = max(map(len, names)) * (0.05 if small else 0.08)  # inches
     upright = k > 3 or text > cell
-    with _figure("confusion", k * cell + text + 0.5, k * cell + (text if upright else 0.2) + 0.5) as figure:
+    with _figure(name, k * cell + text + 0.5, k * cell + (text if upright else 0.2) + 0.5) as figure:
         axes = figure.add_subplot()
         for row, counts in enumerate(confusion):
             for column, count in enumerate(counts):
@@ -85,7 +90,7 @@ def sides_chart(classes: Sequence[str], sides: Sequence[SideCounts]) -> Markup:
         axes.grid(visible=False, axis="y")
         # above the bars: beside them it would be cut on a phone
         figure.legend(loc="outside upper left", ncols=len(sides), handlelength=0.9, columnspacing=1.2)
-        text = "; ".join(f"{side.name} {sum(side.counts)}" for side in sides)
+        text = "; ".join(f"{side.name} {side.images}" for side in sides)
         return _svg(figure, f"Images a class and side: {text}")
 
 
@@ -107,6 +112,7 @@ def curves_chart(epochs: Sequence[Epoch]) -> Markup:
 
 def shorten(name: str) -> str:
     """The name, or its beginning where it is too long for an axis."""
+    name = visible(name)
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
@@ -158,7 +164,7 @@ def _svg(figure: Figure, label: str) -> Markup:
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # ids must be unique in a page of several charts
+    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)  # ids must be unique in a page of several charts
     for name, number in _COLOURS.items():
         text = text.replace(f": {number}", f": var(--{name})")
     width = f"max-width:{figure.get_figwidth():.2f}in"  # larger than drawn, its text would shout

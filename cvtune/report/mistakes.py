@@ -1,64 +1,76 @@
-"""The worst mistakes of the test side, as small pictures that travel inside the page."""
+"""The worst mistakes of one side, with small pictures."""
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Final
 
-import cv2
 import numpy as np
-from cvtune_edge import CvtuneError, read_image
 from numpy.typing import NDArray
 
+from cvtune.evaluation.multilabel import MultiPredictions
 from cvtune.evaluation.predictions import Predictions
+from cvtune.report.thumbnails import Thumbnail, Thumbnails
 
-SIDE: Final = 128  # pixels of a thumbnail's longer side
 MOST: Final = 24
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image with the wrong label; `picture` is a data URI, empty where the file is not there any more."""
+    """One image with a wrong answer.
+
+    Attributes:
+        path: as in the predictions.
+        truth: the class it has, or its labels.
+        label: the class it was given, or its labels.
+        detail: how sure the model was; of several labels each one that is wrong.
+        thumbnail: the picture.
+    """
 
     path: str
     truth: str
     label: str
-    probability: float
-    picture: str
+    detail: str
+    thumbnail: Thumbnail
 
 
-def worst_mistakes(test: Predictions, folder: Path | None, *, most: int = MOST) -> tuple[Mistake, ...]:
+def worst_mistakes(
+    answers: Predictions | MultiPredictions, thumbnails: Thumbnails, *, most: int = MOST
+) -> tuple[Mistake, ...]:
     """The wrong answers the model was surest of, surest first."""
-    sure = test.probabilities.max(axis=1)
-    wrong = np.flatnonzero(~test.right)
-    order = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
-    return tuple(
-        Mistake(
-            path=test.paths[i],
-            truth=test.classes[test.truth[i]],
-            label=test.classes[test.labels[i]],
-            probability=float(sure[i]),
-            picture=_picture(folder / test.paths[i]) if folder else "",
-        )
-        for i in order
-    )
+    read: Callable[[int], tuple[str, str, str]]
+    if isinstance(answers, MultiPredictions):
+        sure, read = _surest_wrong(answers), partial(_read_several, answers)
+    else:
+        sure, read = answers.probabilities.max(axis=1), partial(_read_single, answers)
+    wrong = np.flatnonzero(~answers.right)
+    order = wrong[np.argsort(-sure[wrong], kind="stable")][:most].tolist()
+    return tuple(Mistake(answers.paths[row], *read(row), thumbnails.of(answers.paths[row])) for row in order)
 
 
-def _picture(path: Path) -> str:
-    try:
-        pixels = read_image(path).pixels
-    except (CvtuneError, OSError):  # the folder may have moved since; the page says so in the picture's place
-        return ""
-    ok, data = cv2.imencode(".jpg", _shrink(pixels)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}" if ok else ""
+def _surest_wrong(answers: MultiPredictions) -> NDArray[np.float32]:
+    """For each image how sure the model was of its worst wrong label, float32 [N]; 0 where all are right."""
+    against = np.where(answers.truth, 1 - answers.probabilities, answers.probabilities)
+    surest: NDArray[np.float32] = np.where(answers.said != answers.truth, against, 0).max(axis=1)
+    return surest
 
 
-def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    factor = SIDE / max(height, width)
-    if factor >= 1:
-        return pixels
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+def _read_single(answers: Predictions, row: int) -> tuple[str, str, str]:
+    truth, label = answers.classes[answers.truth[row]], answers.classes[answers.labels[row]]
+    return truth, label, f"{answers.probabilities[row].max():.3f}"
+
+
+def _read_several(answers: MultiPredictions, row: int) -> tuple[str, str, str]:
+    truth, said, probabilities = answers.truth[row], answers.said[row], answers.probabilities[row]
+    words = [
+        f"{name} {'missed' if truth[k] else 'wrongly given'} at {probabilities[k]:.3f}"
+        for k, name in enumerate(answers.classes)
+        if truth[k] != said[k]
+    ]
+    return _joined(answers.names(truth)), _joined(answers.names(said)), ", ".join(words)
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from cvtune.audit import Suspect
+from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
-from cvtune.evaluation.rates import Rate
-from cvtune.report.facts import Facts, read_facts
+from cvtune.evaluation.multilabel import MultiMetrics
+from cvtune.report.facts import Facts, Scored, read_facts
 from cvtune.report.figures import MOST_CLASSES, confusion_chart, curves_chart, sides_chart
-from cvtune.report.mistakes import worst_mistakes
-from cvtune.rundir import RunDir, write_bytes
+from cvtune.report.mistakes import Mistake, worst_mistakes
+from cvtune.report.render import write_page
+from cvtune.report.thumbnails import Thumbnail, Thumbnails
+from cvtune.report.verdict import headline, leak_sentence, sentences
+from cvtune.rundir import RunDir
 
 _MOST_CONFUSIONS: Final = 10
 _MOST_SKIPPED: Final = 100
-_TEMPLATE: Final = "report.html.j2"
+_MOST_SUSPECTS: Final = 24
+_TITLES: Final = {"folds": ("Cross-validation", "in any fold"), "test": ("Test", "in the test side")}
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,33 @@ class Confusion:
 class Charts:
     """The pictures; empty where there is nothing to draw, or too many classes to draw it."""
 
-    confusion: Markup
     sides: Markup
     curves: Markup
+
+
+@dataclass(frozen=True)
+class Side:
+    """The section of one side; a confusion matrix belongs to classes that exclude each other alone."""
+
+    id: str
+    title: str
+    where: str
+    metrics: Metrics | MultiMetrics
+    confusion: Markup
+    confusions: tuple[Confusion, ...]
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class Suspected:
+    """A label that looks wrong, with its picture."""
+
+    path: str
+    label: str
+    proposed: str
+    p_label: float
+    p_proposed: float
+    thumbnail: Thumbnail
 
 
 def build_report(run: RunDir) -> Path:
@@ -51,62 +79,52 @@ def build_report(run: RunDir) -> Path:
         RunError: a file of the run is damaged.
     """
     facts = read_facts(run)
-    page = (
-        _environment()
-        .get_template(_TEMPLATE)
-        .render(
-            facts=facts,
-            name=run.root.resolve().name,
-            bundle=run.bundle.as_posix(),
-            charts=_draw(facts),
-            sentences=_verdict(facts.metrics) if facts.metrics else (),
-            confusions=_confusions(facts.metrics) if facts.metrics and len(facts.classes) > 2 else (),
-            mistakes=worst_mistakes(facts.test, facts.folder) if facts.test else (),
-            most_skipped=_MOST_SKIPPED,
-        )
+    with Thumbnails(facts.folder, untrusted=facts.untrusted) as thumbnails:
+        sides = tuple(_side(scored, facts, thumbnails) for scored in facts.scored)
+        suspects = with_pictures(facts.suspects[:_MOST_SUSPECTS], thumbnails)
+    return write_page(
+        run.report,
+        "report.html.j2",
+        facts=facts,
+        name=run.root.resolve().name,
+        bundle=run.bundle.as_posix(),
+        headline=headline(facts),
+        sentences=sentences(facts),
+        leak=leak_sentence(facts),
+        sides=sides,
+        suspects=suspects,
+        charts=_draw(facts),
+        most_skipped=_MOST_SKIPPED,
+        most_examples=EXAMPLES,
     )
-    # replace: a file name that is no UTF-8 must not cost the report
-    write_bytes(run.report, page.encode("utf-8", "replace"))
-    return run.report
 
 
-def _environment() -> Environment:
-    files = resources.files("cvtune.report")
-    sources = {name: (files / name).read_text(encoding="utf-8") for name in (_TEMPLATE, "report.css")}
-    environment = Environment(
-        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def with_pictures(suspects: tuple[Suspect, ...], thumbnails: Thumbnails) -> tuple[Suspected, ...]:
+    """Suspected labels with thumbnails."""
+    return tuple(
+        Suspected(one.path, one.label, one.proposed, one.p_label, one.p_proposed, thumbnails.of(one.path))
+        for one in suspects
     )
-    environment.filters.update(figure=_figure, interval=_interval, percent=_percent, duration=_duration, size=_size)
-    return environment
+
+
+def _side(scored: Scored, facts: Facts, thumbnails: Thumbnails) -> Side:
+    title, where = _TITLES[scored.side]
+    metrics, confusion = scored.metrics, Markup()
+    confusions: tuple[Confusion, ...] = ()
+    if isinstance(metrics, Metrics):
+        if 2 <= len(facts.classes) <= MOST_CLASSES:
+            confusion = confusion_chart(facts.classes, metrics.confusion, name=f"confusion-{scored.side}")
+        confusions = _confusions(metrics) if len(facts.classes) > 2 else ()
+    mistakes = worst_mistakes(scored.answers, thumbnails)
+    return Side(scored.side, title, where, metrics, confusion, confusions, mistakes)
 
 
 def _draw(facts: Facts) -> Charts:
     drawn = 2 <= len(facts.classes) <= MOST_CLASSES
     return Charts(
-        confusion=confusion_chart(facts.classes, facts.metrics.confusion) if drawn and facts.metrics else Markup(),
         sides=sides_chart(facts.classes, facts.sides) if drawn and facts.sides else Markup(),
         curves=curves_chart(facts.epochs) if len(facts.epochs) > 1 else Markup(),
     )
-
-
-def _verdict(metrics: Metrics) -> tuple[str, ...]:
-    sensitivity, specificity = metrics.sensitivity, metrics.specificity
-    if sensitivity is not None and specificity is not None:
-        other = next(one.name for one in metrics.per_class if one.name != metrics.positive)
-        return (
-            f"{sensitivity} {metrics.positive} found, {_wrong(sensitivity, 'missed')}.",
-            f"{specificity} {other} recognised, {_wrong(specificity, 'false alarms')}.",
-        )
-    present = [one for one in metrics.per_class if one.n]
-    weakest = min(present, key=lambda one: (one.recall.k / one.recall.n, -one.n))
-    if weakest.recall.k == weakest.recall.n:
-        return ("No mistake on the test side; the intervals say how much that proves.",)
-    return (f"Weakest class: {weakest.name}, {weakest.recall} found, {_wrong(weakest.recall, 'missed')}.",)
-
-
-def _wrong(rate: Rate, what: str) -> str:
-    wrong = Rate(rate.n - rate.k, rate.n)
-    return f"{wrong.k} {what} (at most {_percent(wrong.at_most)} at 95 % confidence)"
 
 
 def _confusions(metrics: Metrics) -> tuple[Confusion, ...]:
@@ -118,25 +136,3 @@ def _confusions(metrics: Metrics) -> tuple[Confusion, ...]:
         if t != s and metrics.confusion[t][s]
     ]
     return tuple(sorted(pairs, key=lambda pair: -pair.count)[:_MOST_CONFUSIONS])
-
-
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def _interval(limits: Rate | tuple[float, float]) -> str:
-    low, high = (limits.low, limits.high) if isinstance(limits, Rate) else limits
-    return f"[{low:.3f}, {high:.3f}]"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"

@@ -16,8 +16,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from cvtune.data.augment import Augmentation, augment
 from cvtune.data.pixels import PixelCache
+from cvtune.models.normalize import to_tensor
 
 Ints = NDArray[np.int64]
+Labels = NDArray[Any]
 Key = tuple[int, int]  # epoch, position in the side
 
 
@@ -39,35 +41,49 @@ class EpochSampler(Sampler[Key]):
         return ((self._epoch, int(position)) for position in order)
 
 
-class PixelDataset(Dataset[tuple[Tensor, int]]):
+class PixelDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """Images of one side.
 
     Args:
         pixels: the cache of all images.
         rows: [n] rows of the cache on this side.
-        labels: [n] class indices.
+        labels: class indices [n], or [n, K] ones and zeros where an image may have several labels.
         transform: augmentation, or None for the plain image.
         seed: of the augmentation.
+        window: of deep pixels, the values of black and white, for the augmentation.
     """
 
     def __init__(
-        self, pixels: PixelCache, rows: Ints, labels: Ints, *, transform: Augmentation | None = None, seed: int = 0
+        self,
+        pixels: PixelCache,
+        rows: Ints,
+        labels: Labels,
+        *,
+        transform: Augmentation | None = None,
+        seed: int = 0,
+        window: tuple[float, float] | None = None,
     ) -> None:
-        self._pixels, self._rows, self._labels = pixels, rows, labels
-        self._transform, self._seed = transform, seed
+        self._pixels, self._rows = pixels, rows
+        self._labels = labels.astype(np.int64 if labels.ndim == 1 else np.float32)
+        self._transform, self._seed, self._window = transform, seed, window
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, key: Key | int) -> tuple[Tensor, int]:
-        """uint8 [3, S, S] and the class index."""
+    def __getitem__(self, key: Key | int) -> tuple[Tensor, int | Tensor]:
+        """Pixels [3, S, S], uint8 or float32 of raw values, and the class index, or float32 [K] ones and zeros."""
         epoch, position = key if isinstance(key, tuple) else (0, key)
         image = self._pixels.batch(self._rows[position : position + 1])[0]  # (3, S, S)
         if self._transform is not None:
             frame = np.ascontiguousarray(image.transpose(1, 2, 0))  # (S, S, 3)
-            changed = augment(self._transform, frame, key=(self._seed, epoch, position))
+            changed = augment(self._transform, frame, key=(self._seed, epoch, position), window=self._window)
             image = np.ascontiguousarray(changed.transpose(2, 0, 1))
-        return torch.from_numpy(np.array(image)), int(self._labels[position])
+        return to_tensor(image), self._label(position)
+
+    def _label(self, position: int) -> int | Tensor:
+        if self._labels.ndim == 1:
+            return int(self._labels[position])
+        return torch.from_numpy(self._labels[position].copy())
 
 
 class PixelDataModule(L.LightningDataModule):
@@ -99,7 +115,7 @@ class PixelDataModule(L.LightningDataModule):
         return len(self.train) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of uint8 [B, 3, S, S] and int64 [B], augmented."""
+        """Batches of pixels [B, 3, S, S] and labels, int64 [B] or float32 [B, K], augmented."""
         keys: Any = EpochSampler(len(self.train), self.seed)  # torch types a batch sampler's keys as int
         sampler = BatchSampler(keys, self.batch_size, drop_last=True)
         return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=_ignore_ctrl_c)

@@ -15,7 +15,7 @@ from cvtune.models.backbone import set_trainable
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 
-Batch = tuple[Tensor, Tensor]  # pixels uint8 [B, 3, S, S], labels int64 [B]
+Batch = tuple[Tensor, Tensor]  # pixels [B, 3, S, S] as cached; labels int64 [B], or float [B, K] for several an image
 
 
 class FineTuner(L.LightningModule):
@@ -27,7 +27,7 @@ class FineTuner(L.LightningModule):
         first_group: index of the first layer group that learns; 0 trains everything.
         stage: steps and rates of this stage.
         train: settings shared by the stages.
-        class_weights: float32 [K], weight of each class in the loss.
+        class_weights: float32 [K], weight of each class in the loss (`cvtune.training.probe.class_weights`).
         total_steps: optimizer steps of the whole stage, for the schedule.
     """
 
@@ -56,7 +56,7 @@ class FineTuner(L.LightningModule):
         self._val: list[Batch] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> logits [B, K]."""
+        """Cached pixels [B, 3, S, S] -> logits [B, K]."""
         x = self.normalize(pixels).contiguous(memory_format=torch.channels_last)
         backbone = self.classifier.backbone
         if self.first_group == 0:
@@ -67,8 +67,11 @@ class FineTuner(L.LightningModule):
         return cast(Tensor, self.classifier.head(backbone.tail(z, self.first_group)))
 
     def loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy with class weights, [B, K] and [B] -> []."""
+        """Weighted cross-entropy, [B, K] and [B] -> []; binary cross-entropy a label for labels [B, K]."""
         weights = cast(Tensor, self.class_weights)
+        if labels.ndim == 2:
+            soft = labels * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weights)
         return F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -135,7 +138,14 @@ def fast_bfloat16() -> bool:
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean recall over the classes that occur, [N, K] and [N] -> []."""
+    """Mean recall over the classes that occur, [N, K] and [N] -> [].
+
+    For labels [N, K] the mean over having and not having each label, at probability 0.5.
+    """
+    if labels.ndim == 2:
+        hit, have = ((logits > 0) == (labels > 0)).float(), labels > 0
+        kinds = [hit[:, k][mask] for k in range(labels.shape[1]) for mask in (have[:, k], ~have[:, k])]
+        return torch.stack([kind.mean() for kind in kinds if len(kind)]).mean()
     right = (logits.argmax(1) == labels).float()
     return torch.stack([right[labels == label].mean() for label in torch.unique(labels)]).mean()
 

@@ -11,23 +11,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cvtune.config import Config, StageConfig
 from cvtune.data.augment import Augmentation, build_augmentation
 from cvtune.data.pixels import PixelCache
-from cvtune.models.features import features
+from cvtune.models.features import batches, embed
 from cvtune.models.head import Classifier, HeadFactory, build_head
 from cvtune.models.normalize import Normalize
 from cvtune.training.datamodule import PixelDataModule, PixelDataset
 from cvtune.training.module import FineTuner
-from cvtune.training.probe import class_weights, fit_probe
+from cvtune.training.probe import Labels, class_weights, fit_probe
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Epoch, Extras, Progress, seconds_per_step, train_stage
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-FORWARD_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -51,21 +49,25 @@ class Material:
 
     Attributes:
         pixels: cache of all images.
-        labels: [N] class indices.
+        labels: [N] class indices, or bool [N, K] where an image may have several.
         groups: [N] names of parts, patients or tracks.
         train: rows of the training side.
         val: rows of the validation side.
         held: rows of val, calib and test, ascending: those whose answers the parity gate compares.
         classes: K.
+        window: raw values that are black and white, for deep images.
+        table: float32 [N, D], embeddings of the pretrained backbone where they are known already.
     """
 
     pixels: PixelCache
-    labels: Ints
+    labels: Labels
     groups: tuple[str, ...]
     train: Ints
     val: Ints
     held: Ints
     classes: int
+    window: tuple[float, float] | None = None
+    table: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class StageResult:
 
     Attributes:
         logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
+        schedule: steps that the schedule was made for, and those after which the weights were kept.
     """
 
     name: str
@@ -86,6 +89,7 @@ class StageResult:
     trainable: int
     epochs: tuple[Epoch, ...] = ()
     logits: Floats | None = None
+    schedule: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -96,6 +100,8 @@ class Session:
         replay: choices of an earlier run by stage; their steps are taken instead of measuring again.
         planned: called with a stage's choices before it trains.
         left_out: called with a stage that is not run and why.
+        recipe: for the final fit after a cross-validation, (steps of the schedule, steps to take) of each stage that
+            was worth it; nothing is judged then, since no image is held back.
         deadline: `time.monotonic()` at which training ends.
         best_val: float32 [n_val, K], logits of the best model so far.
     """
@@ -113,6 +119,7 @@ class Session:
     replay: Mapping[str, Choices] = field(default_factory=dict)
     planned: Callable[[str, Choices], None] = lambda name, choices: None
     left_out: Callable[[str, str], None] = lambda name, reason: None
+    recipe: Mapping[str, tuple[int, int]] | None = None
     deadline: float = math.inf
     best_val: Floats | None = None
 
@@ -130,7 +137,7 @@ def stages(session: Session) -> Iterator[StageResult]:
     for name, stage, first_group in _plan(session):
         if session.stop:
             return
-        if reason := _why_not(session, stage, kept):
+        if reason := _why_not(session, name, stage, kept):
             session.left_out(name, reason)
             continue
         result = run_stage(session, name, stage, first_group)
@@ -138,7 +145,9 @@ def stages(session: Session) -> Iterator[StageResult]:
         yield result
 
 
-def _why_not(session: Session, stage: StageConfig, kept: bool) -> str:
+def _why_not(session: Session, name: str, stage: StageConfig, kept: bool) -> str:
+    if session.recipe is not None:
+        return "" if name in session.recipe else "not worth it in the folds"
     if not stage.steps:
         return "no steps are asked for"
     if not kept:  # where the last layers have nothing to learn, the first ones have less
@@ -158,7 +167,7 @@ def run_probe(session: Session) -> StageResult:
     """Stage 0: one pass of the frozen backbone over all images, then a linear head."""
     started, material = time.monotonic(), session.material
     rows = np.concatenate([material.train, material.held])
-    table = features(session.classifier.backbone, _batches(session, rows, "probe"))
+    table = _embeddings(session, rows)
     at = {int(row): i for i, row in enumerate(rows)}
     head, strength = fit_probe(
         table[: len(material.train)],
@@ -186,6 +195,14 @@ def run_probe(session: Session) -> StageResult:
     )
 
 
+def _embeddings(session: Session, rows: Ints) -> Floats:
+    """float32 [len(rows), D] of the pretrained backbone."""
+    if session.material.table is not None:
+        return session.material.table[rows]
+    progress = lambda done, of: session.progress("probe", done, of)  # noqa: E731
+    return embed(session.classifier.backbone, session.material.pixels, session.normalize, rows, progress=progress)
+
+
 def run_stage(session: Session, name: str, stage: StageConfig, first_group: int) -> StageResult:
     """Fine-tune from `first_group` on; keep the result only if it is better on the validation side."""
     started = time.monotonic()
@@ -193,7 +210,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
     candidate = _candidate(session)
     tuner = _tuner(session, candidate, data, name=name, stage=stage, first_group=first_group)
     session.planned(name, {"first_group": first_group, "steps": tuner.total_steps, "batch_size": data.batch_size})
-    rows = train_stage(
+    trained = train_stage(
         name,
         tuner,
         data,
@@ -202,6 +219,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
         deadline=session.deadline,
         progress=session.progress,
         extras=session.extras,
+        stop_at=session.recipe[name][1] if session.recipe else None,
     )
     val = predict_logits(session, candidate, session.material.val)
     verdict = session.judge(val, session.best_val)
@@ -214,37 +232,42 @@ def run_stage(session: Session, name: str, stage: StageConfig, first_group: int)
         verdict.score,
         verdict.log_loss,
         time.monotonic() - started,
-        steps=rows[-1].step if rows else 0,
+        steps=trained.rows[-1].step if trained.rows else trained.best_step,
         trainable=_count(p for p in candidate.parameters() if p.requires_grad),
-        epochs=tuple(rows),
+        epochs=trained.rows,
         logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
+        schedule=(tuner.total_steps, trained.best_step),
     )
 
 
 def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floats:
     """Answers of a classifier in eval mode, float32 [len(rows), K]."""
     classifier.eval()
+    said = batches(
+        session.material.pixels,
+        session.normalize,
+        rows,
+        progress=lambda done, of: session.progress("answers", done, of),
+    )
     with torch.inference_mode():
-        parts = [classifier(x).float().numpy() for x in _batches(session, rows, "answers")]
-    return np.concatenate(parts)
-
-
-def _batches(session: Session, rows: Ints, what: str) -> Iterator[Tensor]:
-    """float32 [B, 3, S, S] of the given rows, normalised, channels last."""
-    for start in range(0, len(rows), FORWARD_BATCH):
-        pixels = torch.from_numpy(np.array(session.material.pixels.batch(rows[start : start + FORWARD_BATCH])))
-        yield session.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        session.progress(what, min(start + FORWARD_BATCH, len(rows)), len(rows))
+        none = np.empty((0, session.material.classes), np.float32)  # no validation side in a final fit
+        return np.concatenate([none, *(classifier(x).float().numpy() for x in said)])
 
 
 def _data(session: Session) -> PixelDataModule:
     material, config = session.material, session.config
-    transform = session.augmentation or build_augmentation(config.augment, material.pixels.array.shape[-1])
+    labels = material.labels.astype(np.float32) if material.labels.ndim == 2 else material.labels
+    transform = session.augmentation or build_augmentation(config.augment, material.pixels.size)
     return PixelDataModule(
         PixelDataset(
-            material.pixels, material.train, material.labels[material.train], transform=transform, seed=config.seed
+            material.pixels,
+            material.train,
+            labels[material.train],
+            transform=transform,
+            seed=config.seed,
+            window=material.window,
         ),
-        PixelDataset(material.pixels, material.val, material.labels[material.val]),
+        PixelDataset(material.pixels, material.val, labels[material.val]),
         batch_size=config.train.batch_size,
         seed=config.seed,
         workers=config.train.workers,
@@ -288,6 +311,8 @@ def _tuner(
             total_steps=steps,
         )
 
+    if session.recipe is not None:
+        return make(session.recipe[name][0])
     if name in session.replay:
         return make(int(session.replay[name]["steps"]))
     steps = max(1, round(stage.steps / data.batches)) * data.batches if stage.steps > data.batches else stage.steps

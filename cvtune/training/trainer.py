@@ -74,6 +74,7 @@ class BestEpoch(L.Callback):
         self.rows: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None
         self.best_loss = math.inf
+        self.best_step = 0
         self._since = 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,9 +85,18 @@ class BestEpoch(L.Callback):
         self.rows.append(Epoch(self.stage, trainer.current_epoch, trainer.global_step, *figures, rate))
         if seen["val_loss"] < self.best_loss:
             self.best, self.best_loss, self._since = clone_state(pl_module.classifier), seen["val_loss"], 0  # type: ignore[arg-type]
+            self.best_step = trainer.global_step
             return
         self._since += 1
         trainer.should_stop = trainer.should_stop or self._since >= self.patience
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage did: one row an epoch, and the step whose weights were kept."""
+
+    rows: tuple[Epoch, ...]
+    best_step: int
 
 
 class Pulse(L.Callback):
@@ -113,7 +123,8 @@ def train_stage(
     deadline: float,
     progress: Progress,
     extras: Extras,
-) -> list[Epoch]:
+    stop_at: int | None = None,
+) -> Trained:
     """Train one stage; the classifier ends with the weights of its best epoch, in eval mode.
 
     Where no epoch has a finite loss, it ends with the weights that it came with.
@@ -127,13 +138,12 @@ def train_stage(
         deadline: `time.monotonic()` at which the stage ends.
         progress: called after each step.
         extras: the user's callbacks, loggers and trainer arguments.
-
-    Returns:
-        One row an epoch.
+        stop_at: train exactly so many steps of the schedule and keep the last weights, without looking at the
+            validation side: the final fit on all images after a cross-validation has none.
     """
     before = clone_state(tuner.classifier)
     best = BestEpoch(name, tuner.stage.patience)
-    pulse = Pulse(name, tuner.total_steps, stop, deadline, progress)
+    pulse = Pulse(name, stop_at or tuner.total_steps, stop, deadline, progress)
     L.seed_everything(seed, verbose=False)
     # A debugging aid of deterministic mode that costs a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -143,12 +153,13 @@ def train_stage(
             max_steps=tuner.total_steps,
             callbacks=[best, pulse, *extras.callbacks],
             logger=list(extras.loggers) or False,
-            **{**_TRAINER, **extras.trainer},
+            **{**_TRAINER, **({} if stop_at is None else {"limit_val_batches": 0}), **extras.trainer},
         )
         trainer.fit(tuner, datamodule=data)
-    tuner.classifier.load_state_dict(before if best.best is None else best.best)
+    if stop_at is None:
+        tuner.classifier.load_state_dict(before if best.best is None else best.best)
     tuner.classifier.cpu().eval()
-    return best.rows
+    return Trained(tuple(best.rows), best.best_step if stop_at is None else trainer.global_step)
 
 
 @contextmanager

@@ -1,16 +1,30 @@
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cvtune.audit import Finding, audit, duplicate_clusters, load_audit, save_audit
-from cvtune.audit.findings import rate_not_excluded
+from cvtune.audit import (
+    Finding,
+    Pair,
+    Suspect,
+    audit,
+    duplicate_clusters,
+    load_audit,
+    load_suspects,
+    rate_not_excluded,
+    save_audit,
+    worst_severity,
+)
+from cvtune.data.facts import Facts
 from cvtune.data.folder import Skipped
+from cvtune.data.groups import Proposal
 from cvtune.data.index import DatasetIndex, Image, build_index
-from cvtune.data.pixels import fill_pixels
-from cvtune.data.preprocess import Preprocessing
-from cvtune.data.split import Split
+from cvtune.data.split import Leaks, Split
 from cvtune.errors import RunError
 
 
@@ -83,7 +97,7 @@ def test_files_and_notes_and_patterns() -> None:
     index = make(skipped=skipped, notes=(("16-bit, read at 8 bits", 4),), ungrouped=2)
     assert [f.title for f in audit(index)] == [
         "2 images not matched by --group-by",
-        "9 files left out",
+        "9 files among the images that are none",
         "4 of 40 images: 16-bit, read at 8 bits",
     ]
     assert len(audit(index)[1].examples) == 5
@@ -106,19 +120,143 @@ def test_rate_not_excluded(images: int, rate: float) -> None:
     assert (1 - rate_not_excluded(images)) ** images == pytest.approx(0.05)
 
 
+def test_small_classes_are_told_what_they_cost() -> None:
+    few, _ = audit(
+        DatasetIndex(Path(), ("a", "b"), (*(Image(f"a/{i}", 0, None, f"a/{i}") for i in range(30)), image("b/1")))
+    )
+    assert "even 7 of 7 right do not exclude 35 %" in few.action
+
+
+def test_merged_classes_are_told() -> None:
+    finding = only(make(merged=(("dent", "a", 12), ("scratch", "a", 8))))
+    assert (finding.code, finding.severity) == ("merged", "note")
+    assert finding.title == "2 classes merged into another"
+    assert finding.examples == ("dent -> a: 12", "scratch -> a: 8")
+
+
+def test_file_names_that_look_grouped() -> None:
+    proposal = Proposal(r"person(\d+)_", 12, 40, "person3_1.png, person3_2.png", "40 images share a number")
+    (finding,) = audit(make(), proposal=proposal)
+    assert (finding.code, finding.severity, finding.count) == ("names_look_grouped", "warning", 40)
+    assert finding.title == "file names look grouped: 40 images share a number"
+    assert r"--group-by 'person(\d+)_'" in finding.action
+    assert audit(make(image("a/1", group="g")), proposal=proposal) == (), "the user groups already"
+
+
+def suspect(position: int, path: str) -> Suspect:
+    return Suspect(position, path, "a", "b", 0.021, 0.953)
+
+
+def test_labels_that_look_wrong() -> None:
+    (finding,) = audit(make(), suspects=[suspect(i, f"a/filler{i}") for i in range(7)])
+    assert (finding.code, finding.severity, finding.count) == ("suspect_labels", "warning", 7)
+    assert finding.title == "7 labels of 40 look wrong"
+    assert finding.examples[0] == "a/filler0: 'a' (2 %), looks like 'b' (95 %)"
+    assert len(finding.examples) == 5
+    (finding,) = audit(make(), suspects=[suspect(0, "a/filler0")])
+    assert finding.title == "1 label of 40 looks wrong"
+
+
+def test_labels_that_were_not_judged() -> None:
+    (finding,) = audit(make(), label_note="labels of 'b' were not judged: fewer than 5 images (or groups)")
+    assert (finding.code, finding.severity) == ("labels_not_judged", "note")
+    assert finding.title.startswith("labels of 'b' were not judged")
+
+
+def test_everything_together_warnings_first() -> None:
+    index = make(image("a/1", sha="x"), image("a/2", sha="x"), image("b/1"))
+    fact = Facts(
+        *("", "JPEG", 200, 200, 8, "grey", False, 9000, 94, "", 1, 1, ()),
+        phash=0,
+        brightness=0.5,
+        border=0.5,
+        sharpness=100.0,
+        dark=0.0,
+        bright=0.0,
+    )
+    facts = [replace(fact, quality=90 if one.label else 75) for one in index.images]
+    facts[5] = replace(facts[5], sharpness=0.0)
+    found = audit(
+        index,
+        Split(tuple("test" if i % 2 else "train" for i in range(43)), calib_is_val=True),
+        facts=facts,
+        pairs=[Pair(0, 1, "exact", 1.0), Pair(1, 2, "near", 0.9)],
+        suspects=[suspect(1, "a/2")],
+        leaks=Leaks((1,), 0, 1),
+    )
+    assert [(one.code, one.severity) for one in found] == [
+        ("near_label_conflict", "warning"),
+        ("leakage", "warning"),
+        ("suspect_labels", "warning"),
+        ("shortcut_quality", "warning"),
+        ("flat", "warning"),
+        ("duplicates", "note"),
+        ("test_power", "note"),
+    ]
+
+
+def test_several_labels_an_image() -> None:
+    sets = [(0,), (0, 1), (1,), ()] * 10
+    images = [
+        Image(f"{i:02d}", one[0] if one else -1, None, f"{i:02d}", sha256=f"{i // 2}", labels=one)
+        for i, one in enumerate(sets)
+    ]
+    index = DatasetIndex(Path("parts"), ("dent", "scratch"), tuple(images), multi=True)
+    conflict, power = audit(index, Split(tuple(["test"] * 10 + ["train"] * 30), calib_is_val=True))
+    assert (conflict.code, conflict.count) == ("label_conflict", 20)
+    assert power.examples == ("dent: 6", "scratch: 5")
+
+
+def test_the_worst_severity_decides_the_exit_code() -> None:
+    warning, note = Finding("w", "warning", "", 1, (), ""), Finding("n", "note", "", 1, (), "")
+    assert worst_severity([]) is None
+    assert worst_severity([note]) == "note"
+    assert worst_severity([note, warning]) == "warning"
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     index = make(image("a/1", sha="x"), image("b/1", sha="x"), skipped=(Skipped("ü.txt", "not an image"),))
-    findings = audit(index)
-    save_audit(tmp_path / "audit.json", findings, index)
+    findings, suspects = audit(index), (suspect(1, "b/1"), suspect(0, "a/1"))
+    pairs = [Pair(0, 1, "exact", 1.0), Pair(1, 2, "near", 0.1 + 0.2)]
+    save_audit(tmp_path / "audit.json", findings, index, suspects=suspects, pairs=pairs)
     assert load_audit(tmp_path / "audit.json") == findings
-    assert '"root": "parts"' in (tmp_path / "audit.json").read_text(encoding="utf-8")
-    assert "ü.txt" in (tmp_path / "audit.json").read_text(encoding="utf-8")
-    (tmp_path / "audit.json").write_text('{"findings": [{"code": "x"}]}')
+    assert load_suspects(tmp_path / "audit.json") == suspects
+    tree = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert list(tree) == ["root", "findings", "skipped", "suspects", "near_duplicates"]
+    assert tree["root"] == "parts"
+    assert tree["skipped"] == [{"path": "ü.txt", "reason": "not an image"}]
+    assert tree["near_duplicates"] == [{"a": "b/1", "b": "a/filler0", "score": 0.3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "load"),
+    [
+        ('{"findings": [{"code": "x"}]}', load_audit),
+        ('{"findings": 3}', load_audit),
+        ("{}", load_audit),
+        ("[]", load_audit),
+        ("{", load_audit),
+        ('{"suspects": [{"position": 1}]}', load_suspects),
+        ('{"suspects": [3]}', load_suspects),
+        ("[]", load_suspects),
+    ],
+)
+def test_damaged_files(text: str, load: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text(text)
     with pytest.raises(RunError, match="damaged"):
-        load_audit(tmp_path / "audit.json")
+        load(tmp_path / "audit.json")
 
 
-def test_steel_has_one_pair(real_data: Path, tmp_path: Path) -> None:
-    index, _ = fill_pixels(build_index(real_data / "neu_steel"), Preprocessing(16), tmp_path)
-    assert len(index) == 1800
-    assert only(index).examples == ("patches/patches_101.jpg = patches/patches_105.jpg",)
+def test_a_file_of_before_has_no_suspects(tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text('{"root": "parts", "findings": [], "skipped": []}')
+    assert load_suspects(tmp_path / "audit.json") == ()
+
+
+def test_steel_has_one_pair(real_data: Path) -> None:
+    index = build_index(real_data / "neu_steel")
+    images = [
+        replace(one, sha256=hashlib.sha256((index.root / one.path).read_bytes()).hexdigest()) for one in index.images
+    ]
+    finding = only(replace(index, images=tuple(images)))
+    assert finding.code == "duplicates"
+    assert finding.examples == ("patches/patches_101.jpg = patches/patches_105.jpg",)

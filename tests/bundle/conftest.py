@@ -4,20 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from cvtune_edge.decode import read_image
 from numpy.typing import NDArray
 
 from cvtune.bundle.export import Product, export_bundle
 from cvtune.bundle.gate import Parity
+from cvtune.bundle.graph import Task
 from cvtune.config import ModelConfig
 from cvtune.data.index import DatasetIndex, Image
 from cvtune.data.pixels import fill_pixels
 from cvtune.data.preprocess import Preprocessing
 from cvtune.models.backbone import load_backbone
 from cvtune.models.head import Classifier, LinearHead
-from cvtune.models.normalize import Normalize
+from cvtune.models.normalize import Normalize, to_tensor
 from cvtune.models.weights import find_weights
 
 Floats = NDArray[np.float32]
@@ -33,7 +36,15 @@ class Case:
     """A classifier with everything that its bundle needs: images, pixels, logits of the torch path."""
 
     def __init__(
-        self, root: Path, scratch: Path, *, backbone: str = "test_resnet", weights: Path | None = None, **changes: Any
+        self,
+        root: Path,
+        scratch: Path,
+        *,
+        backbone: str = "test_resnet",
+        weights: Path | None = None,
+        task: Task = "single",
+        thresholds: tuple[float, ...] = (),
+        **changes: Any,
     ) -> None:
         model = ModelConfig(
             weights=None if weights is None else str(weights), from_scratch=not changes.pop("real", weights)
@@ -44,14 +55,16 @@ class Case:
         files = [path for folder in sorted(root.iterdir()) for path in sorted(folder.iterdir())[:3]][:12]
         self.root, self.paths = root, [path.relative_to(root).as_posix() for path in files]
         images = tuple(Image(path, i % 4, None, path) for i, path in enumerate(self.paths))
-        _, pixels = fill_pixels(DatasetIndex(root, CLASSES, images), self.pre, scratch)
-        self.pixels = torch.from_numpy(pixels.batch(range(len(files))))
+        index = DatasetIndex(root, CLASSES, images)
+        filled = fill_pixels(index, self.pre, self.pre.reading, scratch=scratch, cache_gb=0)
+        self.cache = filled.pixels
+        self.pixels = to_tensor(filled.pixels.batch(range(len(files))))
         self.classifier = _classifier(load_backbone(info, size=self.pre.size), self.normalized)
-        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, 1.5)
+        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, 1.5, task, thresholds)
 
     @property
     def normalized(self) -> torch.Tensor:
-        pixels: torch.Tensor = Normalize(self.pre.mean, self.pre.std)(self.pixels)
+        pixels: torch.Tensor = Normalize(self.pre.mean, self.pre.std, self.pre.window)(self.pixels)
         return pixels
 
     @property
@@ -85,12 +98,26 @@ def _classifier(backbone: Any, images: torch.Tensor) -> Classifier:
 
 @pytest.fixture
 def make_case(parts: Path, tmp_path: Path) -> Callable[..., Case]:
-    """`make_case(root=..., backbone=..., weights=..., roi=...)`."""
+    """`make_case(root=..., backbone=..., weights=..., task=..., roi=...)`."""
 
     def make(root: Path = parts, **changes: Any) -> Case:
         return Case(root, tmp_path / "scratch", **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def deep_parts(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Read only: twelve of the parts with 12 bits, as 16-bit PNG ("uint16") and as float TIFF ("float32")."""
+    folder: Path = tmp_path_factory.mktemp("deep")
+    random = np.random.default_rng(0)
+    for path in (one for name in sorted(parts.iterdir()) for one in sorted(name.iterdir())[:3]):
+        raw = read_image(path).pixels.astype(np.uint16) * 16 + random.integers(0, 16, (64, 64, 3), dtype=np.uint16)
+        for kind, suffix, pixels in (("uint16", ".png", raw), ("float32", ".tif", raw.astype(np.float32) / 7 - 100)):
+            file = (folder / kind / path.relative_to(parts)).with_suffix(suffix)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    return {kind: folder / kind for kind in ("uint16", "float32")}
 
 
 @pytest.fixture(scope="session")

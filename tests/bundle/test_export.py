@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,9 @@ def test_the_manifest_is_verified_by_the_line(small: tuple[Any, Path]) -> None:
     assert (manifest.embedding, manifest.temperature) == (case.classifier.backbone.width, 1.5)
     assert (manifest.roi, manifest.frame_size) == (None, None)
     assert dict(manifest.weights) == case.product.weights
-    assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst"}
+    assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst", "vanished"}
+    assert (manifest.schema, manifest.task, manifest.thresholds, manifest.window) == (2, "single", (), None)
+    assert manifest.reading == {"pixels": "uint8", "background": [255, 255, 255]}
     assert set(manifest.versions) == {"torch", "timm", "onnx", "onnxruntime"}
 
 
@@ -152,11 +155,75 @@ def test_a_first_bundle_that_is_refused_leaves_nothing(make_case: MakeCase, tmp_
     assert names(tmp_path) == set()
 
 
-def test_a_file_that_vanished_during_the_run(make_case: MakeCase, tmp_path: Path) -> None:
+def test_files_that_vanished_are_left_out_and_counted(make_case: MakeCase, tmp_path: Path) -> None:
     case = make_case()
-    with pytest.raises(GateError, match=r"gone\.png") as caught:
-        case.export(tmp_path / "bundle", paths=[*case.paths[:-1], "ok/gone.png"])
+    paths = [*case.paths[:-2], "ok/gone.png", "no such class/gone.png"]
+    seen: list[int] = []
+    parity, answers = case.export(tmp_path / "bundle", paths=paths, progress=lambda done, of: seen.append(done))
+    assert (parity.images, parity.equal, parity.vanished) == (10, 10, 2)
+    assert seen[-1] == 12
+    assert load_manifest(tmp_path / "bundle").parity["vanished"] == 2
+    expected = torch.softmax(torch.from_numpy(case.logits) / 1.5, 1).numpy()
+    np.testing.assert_allclose(answers[-2:], expected[-2:], atol=1e-6)
+    bundle = Bundle(tmp_path / "bundle")
+    for path, answer in zip(case.paths[:-2], answers, strict=False):
+        assert np.array_equal(bundle.predict(case.root / path).probabilities, answer)
+
+
+def test_a_gate_is_no_gate_without_most_of_the_files(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case()
+    half = [*case.paths[:6], *(f"gone/{i}.png" for i in range(6))]
+    assert case.export(tmp_path / "bundle", paths=half)[0].vanished == 6
+    with pytest.raises(GateError, match=r"^7 of 12 files of .* are no longer there") as caught:
+        case.export(tmp_path / "other", paths=["gone.png", *half[1:]])
     assert "the folder changed during the run" in caught.value.hint
+    assert names(tmp_path) == {"bundle"}
+
+
+def test_a_file_that_was_spoilt_during_the_run(make_case: MakeCase, tmp_path: Path, parts: Path) -> None:
+    case = make_case()
+    case.root = tmp_path / "images"
+    shutil.copytree(parts, case.root)
+    (case.root / case.paths[3]).write_bytes(b"")
+    with pytest.raises(GateError, match=r"png: empty file") as caught:
+        case.export(tmp_path / "bundle")
+    assert "the folder changed during the run" in caught.value.hint
+    assert names(tmp_path) == {"images"}
+
+
+MULTI = {"task": "multi", "thresholds": (0.5, 0.3, 0.95, 0.02)}
+
+
+def test_several_labels(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case(**MULTI)
+    parity, answers = case.export(tmp_path / "bundle")
+    assert (parity.images, parity.equal + parity.ties) == (12, 12)
+    np.testing.assert_allclose(answers, torch.sigmoid(torch.from_numpy(case.logits) / 1.5).numpy(), atol=1e-5)
+    bundle = Bundle(tmp_path / "bundle")
+    assert (bundle.manifest.task, bundle.manifest.thresholds) == ("multi", MULTI["thresholds"])
+    kinds = set()
+    for path, row in zip(case.paths, answers, strict=True):
+        answer = bundle.predict(case.root / path)
+        reached = zip(case.product.classes, row, case.product.thresholds, strict=True)
+        assert answer.labels == tuple(name for name, p, least in reached if float(p) >= least)
+        assert answer.label == ";".join(answer.labels)
+        assert answer.probability == row.max()
+        kinds.add(len(answer.labels))
+    assert len(kinds) > 1
+
+
+def test_several_labels_are_gated_by_their_thresholds(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case(**MULTI)
+    logits = case.logits.copy()
+    logits[3, 1] = -logits[3, 1]
+    with pytest.raises(GateError, match="of 12 decisions differ"):
+        case.export(tmp_path / "bundle", logits=logits)
+
+
+def test_thresholds_that_do_not_fit_are_no_bundle(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case()
+    with pytest.raises(BundleError, match="a threshold for each class"):
+        case.export(tmp_path / "bundle", product=replace(case.product, task="multi", thresholds=(0.5,)))
     assert names(tmp_path) == set()
 
 

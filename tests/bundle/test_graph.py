@@ -33,7 +33,7 @@ def noise(*shape: int) -> Frames:
 def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> MakeGraph:
     """`make_graph(resize="pad")`: the preprocessing and a session; the network is exported once for all of them."""
     case, _ = small
-    monkeypatch.setattr(graph, "_export", lambda deployed, size: copy.deepcopy(network))
+    monkeypatch.setattr(graph, "_export", lambda deployed, size, deep: copy.deepcopy(network))
 
     def make(**changes: Any) -> tuple[Preprocessing, Any]:
         pre = replace(case.pre, **changes)
@@ -95,6 +95,8 @@ def test_the_metadata_of_the_contract(small: tuple[Any, Path]) -> None:
     told = open_session(small[1] / "model.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["classes"]) == ["dent", "ok", "Öse", "1e3"]
     assert (told["size"], told["colour"], told["backbone"]) == ("64", "RGB", "test_resnet")
+    assert json.loads(told["reading"]) == {"pixels": "uint8", "background": [255, 255, 255]}
+    assert (told["window"], told["task"], told["thresholds"]) == ("null", "single", "[]")
     assert {"cvtune_version", "name"} <= told.keys()
 
 

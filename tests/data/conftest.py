@@ -20,6 +20,13 @@ def write_png(path: Path, seed: int = 0, *, size: tuple[int, int] = (6, 8), dtyp
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own; the folder of its keys."""
+    monkeypatch.setenv("CVTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pixels"
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
     """`make_folder("ok/1.png", ...)`: a folder of small, different PNGs at these paths."""

@@ -137,6 +137,98 @@ def test_any_callable_of_the_form_will_do() -> None:
     assert np.array_equal(augment(lambda image: {"image": 255 - image}, image, key=(0, 0, 0)), 255 - image)
 
 
+EACH: list[dict[str, Any]] = [
+    {"hflip": True},
+    {"vflip": True},
+    {"quarter_turns": True},
+    {"rotate": 20.0},
+    {"shift": 0.2},
+    {"scale": (0.5, 1.0)},
+    {"brightness": 0.3},
+    {"contrast": 0.3},
+    {"saturation": 0.5},
+    {"hue": 0.2},
+    {"blur": 1.0},
+    {"noise": 1.0},
+    {"erase": 1.0},
+]
+WINDOW = (1000.0, 5095.0)
+
+
+def smooth() -> Pixels:
+    """A picture with a course and some noise, uint8."""
+    course = np.add.outer(np.arange(SIZE), np.arange(SIZE))[..., None] * 2.5
+    pixels: Pixels = np.clip(course + np.random.default_rng(0).normal(0, 10, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def deep(kind: str) -> Pixels:
+    """12 bits between the ends of the window, and single values outside of it."""
+    pixels = np.random.default_rng(0).integers(1000, 5096, (SIZE, SIZE, 3)).astype(kind)
+    pixels[0, 0], pixels[-1, -1] = 0, 60_000
+    return pixels
+
+
+@pytest.mark.parametrize("changes", EACH, ids=lambda changes: next(iter(changes)))
+def test_deep_images_are_changed_as_8_bit_ones_are(changes: dict[str, Any]) -> None:
+    policy, image = transform(**changes), smooth()
+    low, high = 500.0, 500.0 + 255 * 16
+    raw = (image.astype(np.float32) * 16 + 500).astype(np.uint16)
+    moved = 0
+    for index in range(30):
+        expected = augment(policy, image, key=(0, 0, index))
+        found = augment(policy, raw, key=(0, 0, index), window=(low, high))
+        moved += not np.array_equal(expected, image)
+        # OpenCV rounds a hue of 8 bits to 2 degrees: 2.6 levels
+        assert np.abs((found - 500.0) / 16 - expected).max() <= (3 if "hue" in changes else 1.1)
+    assert moved >= 10
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_gives_a_deep_image_of_the_same_kind(name: str, kind: str) -> None:
+    policy, image = build_augmentation(load_config(name).augment, SIZE), deep(kind)
+    found = [augment(policy, image, key=(0, 0, index), window=WINDOW) for index in range(40)]
+    assert {(one.shape, one.dtype.name) for one in found} == {((SIZE, SIZE, 3), kind)}
+    assert len({one.tobytes() for one in found}) == 40
+    assert all(one.min() >= 1000 and one.max() <= 5095 for one in found)
+    again = augment(build_augmentation(load_config(name).augment, SIZE), image, key=(0, 0, 7), window=WINDOW)
+    assert np.array_equal(again, found[7])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_deep_values_stay_where_nothing_is_allowed_but_are_clipped_into_the_window(kind: str) -> None:
+    image = deep(kind)
+    found = augment(transform(), image, key=(0, 0, 0), window=WINDOW)
+    np.testing.assert_allclose(found, np.clip(image, 1000, 5095), atol=0 if kind == "uint16" else 1e-3)
+    wide = augment(transform(), image, key=(0, 0, 0), window=(-300.5, 70_000))
+    np.testing.assert_allclose(wide, image, atol=0 if kind == "uint16" else 1e-2)
+
+
+def test_12_bits_stay_12_bits() -> None:
+    ramp = np.arange(4096).reshape(64, 64, 1).repeat(3, axis=2)
+    turned = augment(transform(hflip=True, quarter_turns=True), ramp.astype(np.uint16), key=(0, 0, 1), window=(0, 4095))
+    assert np.array_equal(np.unique(turned), np.arange(4096))
+    policy = transform(brightness=0.5)
+    brighter = augment(policy, ramp.astype(np.float32), key=(0, 0, 3), window=(-1000, 9000))
+    assert not np.array_equal(brighter, ramp)
+    assert len(np.unique(brighter)) > 4000
+
+
+def test_a_deep_image_needs_its_window() -> None:
+    with pytest.raises(ValueError, match="uint16 pixels are augmented within their window, and none was given"):
+        augment(transform(), deep("uint16"), key=(0, 0, 0))
+
+
+def test_a_transform_of_the_users_own_sees_shares_of_the_window() -> None:
+    def invert(*, image: Pixels) -> dict[str, Any]:
+        assert (image.dtype.name, float(image.min()), float(image.max())) == ("float32", 0, 1)
+        return {"image": 1 - image}
+
+    found = augment(invert, deep("uint16"), key=(0, 0, 0), window=WINDOW)
+    assert np.array_equal(found, 6095 - np.clip(deep("uint16"), 1000, 5095))
+
+
 def test_importing_albumentations_asks_no_network() -> None:
     code = "import os, cvtune.data.augment; print(os.environ['NO_ALBUMENTATIONS_UPDATE'])"
     clean = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}

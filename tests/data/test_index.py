@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cvtune.data.index import DatasetIndex, Image, build_index, check_usable
+from cvtune.data.index import DatasetIndex, Image, build_index, check_usable, labelled
 from cvtune.errors import ConfigError, DataError
 
 MakeFolder = Callable[..., Path]
@@ -70,13 +71,15 @@ def test_what_is_no_image_is_listed_and_left_alone(make_folder: MakeFolder) -> N
     (folder / "a/empty.png").touch()
     (folder / "a/labels.csv").write_text("x,y")
     (folder / "a/Thumbs.db").write_bytes(b"x")
+    (folder / "a/paper.jpg").write_bytes(b"%PDF-1.7\n")
     (folder / "loose.png").write_bytes((folder / "a/1.png").read_bytes())
     (folder / "nothing").mkdir()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert reasons(build_index(folder)) == {
         "a/Thumbs.db": "hidden, or left there by the operating system",
         "a/empty.png": "empty file",
-        "a/labels.csv": "not an image",
+        "a/labels.csv": "a text file, not an image that is read",
+        "a/paper.jpg": "a PDF file, not an image that is read",
         "b/.ipynb_checkpoints": "hidden, or left there by the operating system",
         "loose.png": "not in a class folder",
         "nothing": "a class folder without any image",
@@ -168,7 +171,99 @@ def test_saved_and_loaded(make_folder: MakeFolder, tmp_path: Path) -> None:
     assert (tmp_path / "index.csv").read_bytes().startswith(b"path,label,side,group,width,height,sha256\n")
 
 
-@pytest.mark.parametrize("text", ["", "path,label\n", "path,label,side,group,width,height,sha256\na,b,c,d,x,1,\n"])
+def test_names_with_line_ends_survive(tmp_path: Path) -> None:
+    names = ("a\rb", "a\nb", "a\r\nb", "\r", "c,d", 'e"f', "#", " ")
+    images = tuple(Image(f"{name}/1", label, None, name) for label, name in enumerate(sorted(names)))
+    index = DatasetIndex(tmp_path, tuple(sorted(names)), images)
+    index.save(tmp_path / "index.csv")
+    loaded = DatasetIndex.load(tmp_path / "index.csv", root=tmp_path)
+    assert set(loaded.classes) == set(names)
+    assert loaded.with_classes(index.classes) == index
+
+
+def test_a_class_with_a_semicolon_stays_one_class(make_folder: MakeFolder, tmp_path: Path) -> None:
+    index = build_index(make_folder("a;b/1.png", "a;b/2.png", "c/1.png", "c/2.png"))
+    assert (index.multi, index.classes) == (False, ("a;b", "c"))
+    index.save(tmp_path / "index.csv")
+    assert DatasetIndex.load(tmp_path / "index.csv", root=index.root) == index
+
+
+def multi(*sets: tuple[int, ...], classes: tuple[str, ...] = ("a", "b", "c"), **more: object) -> DatasetIndex:
+    images = tuple(
+        Image(f"{i}.png", (*labels, -1)[0], None, f"{i}.png", labels=labels) for i, labels in enumerate(sets)
+    )
+    return DatasetIndex(Path(), classes, images, multi=True, **more)  # type: ignore[arg-type]
+
+
+def test_one_label_an_image(make_folder: MakeFolder) -> None:
+    index = build_index(make_folder("a/1.png", "a/2.png", "b/1.png", "b/2.png"))
+    assert index.labels.tolist() == [0, 0, 1, 1]
+    assert index.labels.dtype == "int64"
+    assert index.label_sets == ((0,), (0,), (1,), (1,))
+    assert index.label_names == ("a", "a", "b", "b")
+    assert index.targets.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+
+def test_several_labels_an_image(tmp_path: Path) -> None:
+    index = multi((0, 2), (), (1,))
+    assert index.label_sets == ((0, 2), (), (1,))
+    assert index.targets.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert index.targets.dtype == "float32"
+    assert index.counts() == (1, 1, 1)
+    with pytest.raises(ValueError, match="expected label_sets or targets"):
+        _ = index.labels
+    index.save(tmp_path / "index.csv")
+    assert (tmp_path / "index.csv").read_bytes().startswith(b"path,labels,side,group,width,height,sha256\n0.png,a;c,")
+    assert DatasetIndex.load(tmp_path / "index.csv", root=Path()) == index
+
+
+def test_counts_of_one_side_count_every_label() -> None:
+    index = multi((0, 2), (0,), (1,))
+    sided = replace(index, images=(replace(index.images[0], side="test"), *index.images[1:]))
+    assert sided.counts("test") == (1, 0, 1)
+    assert sided.counts("train") == (0, 0, 0)
+
+
+def test_other_class_lists_are_matched_by_name() -> None:
+    index = multi((0, 2), (), (2,))
+    moved = index.with_classes(("c", "x", "a"))  # b has no image
+    assert moved.label_sets == ((0, 2), (), (0,))
+    assert moved.label_names == ("c;a", "", "c")
+    assert [image.label for image in moved.images] == [0, -1, 0]
+    with pytest.raises(ValueError, match=r"\['c'\] are not among"):
+        index.with_classes(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        (multi((0, 1), (0, 1), (), (), (2,)), "'c' is on 1 of 5"),
+        (multi((0, 1), (0, 1), (0, 2), (2,)), r"2 that do not.*: 'a' is on 3 of 4"),
+        (multi((0, 1), (0, 1), (), (), classes=("a", "b", "c")), "'c' is on 0 of 4"),
+        (multi((0,), (0,), (), (), classes=("a",)), r"only one label, 'a' \(2 images\); expected at least two"),
+        (multi((), (), classes=()), "no label at all"),
+    ],
+)
+def test_labels_that_cannot_be_learned(index: DatasetIndex, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        check_usable(index)
+
+
+def test_labels_that_can_be_learned() -> None:
+    check_usable(multi((0, 1), (0,), (1,), (), classes=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "path,label\n",
+        "path,label,side,group,width,height,sha256\na,b,c,d,x,1,\n",
+        "path,label,side,group,width,height,sha256\na,b\n",
+        "path,labels,side,group,width,height,sha256\na\n",
+        "path,label,side,group,width,height,sha256\na,b,,d,1,1,,,\n",
+    ],
+)
 def test_damaged_index(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=r"index\.csv"):
@@ -181,11 +276,24 @@ def test_damaged_index(tmp_path: Path, text: str) -> None:
         (Image("a", 2, None, "a"),),
         (Image("a", 0, "calib", "a"),),
         (Image("a", 0, None, "a"), Image("a", 1, None, "a")),
+        (Image("a", -1, None, "a"),),
+        (Image("a", 0, None, "a", labels=(0, 1)),),
     ],
 )
 def test_impossible_indexes_are_refused(images: tuple[Image, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected|twice"):
         DatasetIndex(Path(), ("x", "y"), images)
+
+
+@pytest.mark.parametrize(("label", "labels"), [(0, (0, 2)), (1, (1, 0)), (0, (0, 0)), (0, ()), (1, (0, 1)), (-1, (0,))])
+def test_impossible_label_sets_are_refused(label: int, labels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        DatasetIndex(Path(), ("x", "y"), (Image("a", label, None, "a", labels=labels),), multi=True)
+
+
+def test_one_class_is_no_more_and_no_less_than_one() -> None:
+    with pytest.raises(ValueError, match="2 classes, expected one"):
+        labelled(Image("a", 0, None, "a"), (0, 1), multi=False)
 
 
 def test_real_folders(real_data: Path) -> None:

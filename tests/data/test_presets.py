@@ -97,3 +97,13 @@ def test_what_the_user_set_stays(folder: MakeIndex) -> None:
 def test_a_preset_that_was_asked_for_is_kept(folder: MakeIndex) -> None:
     config = load_config("xray")
     assert settle_preset(config, folder("left", "right")) == (config, "xray (as asked)")
+
+
+def test_several_labels_an_image_are_settled_by_their_names(folder: MakeIndex) -> None:
+    index = folder("left", "ok", sizes=((64, 64),))
+    images = tuple(
+        replace(image, labels=() if image.label == 1 else (0, 1), label=-image.label) for image in index.images
+    )
+    settled, why = settle_preset(load_config("auto"), replace(index, images=images, multi=True))
+    assert settled.preset == "traffic-signs"
+    assert "'left'" in why

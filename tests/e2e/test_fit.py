@@ -32,7 +32,7 @@ PROBE_ONLY: dict[str, Any] = {**QUICK, "train.tail.steps": 0, "train.all.steps":
 
 # DESIGN, "Run directory"; checkpoints/ and operating_point.json belong to later issues
 RUN_FILES = [
-    *("config.toml", "environment.json", "index.csv", "audit.json", "split.csv", "plan.json", "stages.json"),
+    *("config.toml", "environment.json", "index.csv", "audit.json", "corrections.csv", "split.csv", "plan.json", "stages.json"),
     *("metrics.csv", "weights.safetensors", "model.json", "metrics.json", "calibration.json"),
     *("predictions-val.csv", "predictions-calib.csv", "predictions-test.csv", "report.html", "summary.txt"),
     *("bundle/model.onnx", "bundle/manifest.json", ".lock", "DONE"),
@@ -67,7 +67,7 @@ def test_the_probe_on_real_features_is_good(run: library.Run) -> None:
 
 def test_metrics_have_the_names_that_scripts_rely_on(run: library.Run) -> None:
     metrics = tree(run.path / "metrics.json")
-    assert list(metrics) == ["model", "val", "calib", "test"]
+    assert list(metrics) == ["model", "task", "val", "calib", "test"]
     wanted = {"n", "right", "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "auroc", "log_loss"}
     for side, count in (("val", 12), ("calib", 18), ("test", 18)):
         assert wanted | {"per_class", "confusion"} <= set(metrics[side])
@@ -238,7 +238,7 @@ def test_odd_files_are_read_or_listed(real_data: Path, parts: Path, cvtune: Comm
     audit = tree(tmp_path / "run" / "audit.json")
     assert {one["path"]: one["reason"] for one in audit["skipped"]} == {
         "Thumbs.db": "hidden, or left there by the operating system",
-        "ok/notes.txt": "not an image",
+        "ok/notes.txt": "a text file, not an image that is read",
         "ok/zero_byte.ppm": "empty file",
     }
     notes = [one["title"] for one in audit["findings"] if one["code"] == "read_with_note"]
@@ -296,7 +296,9 @@ def test_given_sides_are_kept_and_what_crosses_them_is_told(parts: Path, cvtune:
 @pytest.fixture
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep each stage, so that the weights are those of training."""
-    monkeypatch.setattr("cvtune.steps.better", lambda new, old: Comparison(0.1, 0.0, True, "kept for the test"))
+    monkeypatch.setattr(
+        "cvtune.evaluation.task.better", lambda new, old: Comparison(0.1, 0.0, True, "kept for the test")
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes(

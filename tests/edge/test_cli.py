@@ -15,7 +15,7 @@ from cvtune_edge import Bundle, CvtuneError, Prediction
 from cvtune_edge.cli import main, predict_command
 from PIL import Image
 
-from tests.edge.conftest import CLASSES, MakeBundle
+from tests.edge.conftest import CLASSES, MakeBundle, tiny_model
 
 
 @pytest.fixture
@@ -69,6 +69,41 @@ def test_json_lines(bundle_folder: Path, images: Path, capsys: pytest.CaptureFix
     assert tree["path"] == answer.path
     assert list(tree["probabilities"]) == CLASSES
     assert np.array(list(tree["probabilities"].values()), np.float32).tobytes() == answer.probabilities.tobytes()
+
+
+def test_several_labels(
+    make_bundle: MakeBundle, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bundle(*thresholds: float) -> Path:
+        return make_bundle(model=tiny_model(CLASSES, task="multi"), task="multi", thresholds=thresholds)
+
+    path = images / "1, naïve.png"
+    highest = f"{Bundle(bundle(0, 1, 0)).predict(path).probability:.3f}"
+    _, out, _ = run(capsys, "predict", bundle(0, 1, 0), path)
+    assert out == [f"{path.as_posix()}  no;Öse  {highest}"]
+    _, out, _ = run(capsys, "predict", bundle(0, 1, 0), path, "--json")
+    tree = json.loads(out[0])
+    assert (tree["label"], tree["labels"]) == ("no;Öse", ["no", "Öse"])
+    assert tree["probability"] == max(tree["probabilities"].values())
+    _, out, _ = run(capsys, "predict", bundle(0, 1, 0), path, "--csv", "-")
+    assert next(csv.reader(out[1:]))[1] == "no;Öse"
+    _, out, _ = run(capsys, "predict", bundle(1, 1, 1), path)
+    assert out == [f"{path.as_posix()}  -  {highest}"]
+    _, out, _ = run(capsys, "predict", bundle(1, 1, 1), path, "--json")
+    assert (json.loads(out[0])["label"], json.loads(out[0])["labels"]) == ("", [])
+    _, out, _ = run(capsys, "predict", bundle(1, 1, 1), path, "--csv", "-")
+    assert next(csv.reader(out[1:]))[1] == ""
+    _, out, _ = run(capsys, "info", bundle(0, 0.25, 1))
+    facts = {line[:15].strip(): line[16:] for line in out}
+    assert (facts["task"], facts["thresholds"], facts["window"]) == ("multi", "0, 0.25, 1", "-")
+    assert facts["reading"] == "pixels uint8, background 255, 255, 255"
+
+
+def test_untrusted_images(bundle_folder: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    trusted = run(capsys, "predict", bundle_folder, images)
+    assert run(capsys, "predict", bundle_folder, images, "--untrusted") == trusted
+    assert (trusted[0], len(trusted[1])) == (4, 3)
 
 
 def test_unreadable_images_and_notes_are_counted(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cvtune_edge.files import find_images, natural_key, sniff
+from cvtune_edge.files import HEAD_BYTES, find_images, foreign_kind, natural_key, not_an_image, sniff
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +21,9 @@ from hypothesis import strategies as st
         (b"P6\n3 2\n255\n", "PPM"),
         (b"P2# comment", "PPM"),
         (b"BM" + bytes(12) + b"\x28\x00\x00\x00" + bytes(14), "BMP"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"II*\0" + bytes(124) + b"DICM", "TIFF"),  # a file may be both; the image is the surer reading
+        (bytes(127) + b"DICM.", None),
         (b"BMW, the car maker of Munich, and more text", None),
         (b"RIFF\x10\x00\x00\x00WAVEfmt ", None),
         (b"P7\n", None),
@@ -34,7 +37,63 @@ def test_sniff_by_the_first_bytes(head: bytes, expected: str | None) -> None:
 
 @given(st.binary(max_size=40))
 def test_sniff_takes_any_bytes(head: bytes) -> None:
-    assert sniff(head) in {None, "JPEG", "PNG", "GIF", "TIFF", "WebP", "PPM", "BMP"}
+    assert sniff(head) in {None, "JPEG", "PNG", "GIF", "TIFF", "WebP", "PPM", "BMP", "DICOM"}
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"8BPS\0\1", "PSD"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(28), "EPS"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "MP4"),
+        (b"\0\0\0\x14ftypqt  ", "QuickTime"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"PK\3\4\x14\0", "ZIP"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "SVG"),
+        (b"\xef\xbb\xbf  <SVG>", "SVG"),
+        (b'<?xml version="1.0"?><note/>', "XML"),
+        (b"\n<!DOCTYPE html><title>404</title>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"RIFF\0\0\0\0AVI LIST", "AVI video"),
+        (b"\0\0\0\1Bud1\0\0", ".DS_Store"),
+        (b"path;label\nW\xc3\xbcrfel.png;ok\n", "text"),
+        (b"Wurfel " * 50 + "W\u00fc".encode()[:-1], "text"),  # cut inside a letter
+        ("\ufeffpath".encode("utf-16-le"), "text"),
+        (bytes(257) + b"ustar\0", "tar"),
+        (bytes(64), None),
+        (b"\x01\x02\x03\x04", None),
+        (b"\xfftext that is none", None),
+        (b"", None),
+    ],
+)
+def test_foreign_files_are_called_by_their_names(head: bytes, kind: str | None) -> None:
+    assert sniff(head) is None
+    assert foreign_kind(head) == kind
+
+
+@given(st.binary(max_size=HEAD_BYTES))
+def test_any_bytes_have_a_reason(head: bytes) -> None:
+    kind = foreign_kind(head)
+    assert kind is None or kind in not_an_image(head)
+    assert len(not_an_image(head)) < 100
+
+
+@given(st.text(min_size=4, max_size=2 * HEAD_BYTES).filter(lambda text: text.isprintable() and text.strip()))
+def test_any_prose_is_text_wherever_it_is_cut(text: str) -> None:
+    head = text.encode()[:HEAD_BYTES]
+    assert foreign_kind(head) is not None
+
+
+def test_an_article_goes_with_each_name() -> None:
+    assert not_an_image(b"8BPS") == "a PSD file, not an image that is read"
+    assert not_an_image(b"\0\0\0\x20ftypisom") == "an MP4 file, not an image that is read"
+    assert not_an_image(bytes(9)) == "nothing but zero bytes"
+    assert not_an_image(b"\1").startswith("not an image (expected JPEG,")
 
 
 def test_class_2_comes_before_class_10() -> None:

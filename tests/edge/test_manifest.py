@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ from cvtune_edge.manifest import Manifest, file_sha256, load_manifest
 
 from tests.edge.conftest import CLASSES, MakeBundle, manifest_tree
 
+READS = "reads schema 1 to 2"
+READING = "pixels, one of uint8, uint16 and float32, and background, three numbers from 0 to 255"
+WINDOW = "null or two numbers, the first below the second"
+PAIR = "a window for uint16 and float32 pixels, and none for uint8"
+ENOUGH = "a threshold for each class where the task is multi, and none where it is single"
+
 
 def test_round_trip_through_json() -> None:
-    for changes in ({}, {"roi": [4, 0, 10, 12], "frame_size": [480, 640]}):
+    multi = {"task": "multi", "thresholds": [0.5, 0, 1]}
+    deep = {"reading": {"pixels": "uint16", "background": [0, 0, 0]}, "window": [0, 4095.5]}
+    for changes in (multi, deep, {}, {"roi": [4, 0, 10, 12], "frame_size": [480, 640]}):
         manifest = Manifest.from_json(manifest_tree(**changes))
         assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
         assert list(manifest.to_json()) == list(manifest_tree())
@@ -48,11 +57,69 @@ def test_keys_of_later_versions_are_ignored() -> None:
         ("parity", {"worst": float("inf")}, "numbers by name"),
         ("files", {}, "the sha256 of model.onnx and others by their names inside the folder"),
         ("files", {"model.onnx": "0" * 63}, "the sha256 of model.onnx and others by their names inside the folder"),
+        ("reading", None, READING),
+        ("reading", {"pixels": "uint8"}, READING),
+        ("reading", {"pixels": "uint32", "background": [0, 0, 0]}, READING),
+        ("reading", {"pixels": ["uint8"], "background": [0, 0, 0]}, READING),
+        ("reading", {"pixels": "uint8", "background": [0, 0, 256]}, READING),
+        ("reading", {"pixels": "uint8", "background": [0, 0.0, 0]}, READING),
+        ("reading", {"pixels": "uint8", "background": "000"}, READING),
+        ("reading", {"pixels": "uint8", "background": [0, 0, 0], "max_pixels": 1}, READING),
+        ("window", [4095, 0], WINDOW),
+        ("window", [0, 0], WINDOW),
+        ("window", [0, float("inf")], WINDOW),
+        ("window", [0, 1, 2], WINDOW),
+        ("window", 4095, WINDOW),
+        ("window", ["0", "9"], WINDOW),
+        ("task", "both", "single or multi"),
+        ("task", ["multi"], "single or multi"),
+        ("thresholds", [0.5, 1.1, 0], "numbers from 0 to 1"),
+        ("thresholds", [float("nan"), 0, 0], "numbers from 0 to 1"),
+        ("thresholds", [True, 0, 0], "numbers from 0 to 1"),
+        ("thresholds", 0.5, "numbers from 0 to 1"),
+        ("thresholds", None, "numbers from 0 to 1"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, expected: str) -> None:
     with pytest.raises(BundleError, match=re.escape(f"  {key} = ") + ".*" + re.escape(f": expected {expected}")):
         Manifest.from_json(manifest_tree(**{key: value}))
+
+
+DEEP = {"pixels": "uint16", "background": [255, 255, 255]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"window": [0, 4095]}, f"window = (0, 4095): expected {PAIR}"),
+        ({"reading": DEEP}, f"window = None: expected {PAIR}"),
+        ({"task": "multi"}, f"thresholds = (): expected {ENOUGH}"),
+        ({"task": "multi", "thresholds": [0.5, 0.5]}, f"thresholds = (0.5, 0.5): expected {ENOUGH}"),
+        ({"thresholds": [0.5, 0.5, 0.5]}, f"thresholds = (0.5, 0.5, 0.5): expected {ENOUGH}"),
+        (
+            {"task": "multi", "classes": ["a", "b;c"], "thresholds": [0.5, 0.5]},
+            "classes = ('a', 'b;c'): expected names without ';', which stands between the labels of an image",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=re.escape(": 1 problem\n") + ".*" + re.escape(sentence)):
+        Manifest.from_json(manifest_tree(**changes))
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+    }
+    with pytest.raises(BundleError, match=re.escape(sentence)):
+        replace(Manifest.from_json(manifest_tree()), **given)
+
+
+def test_values_that_are_wrong_by_themselves_are_named_once() -> None:
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(manifest_tree(task="both", window=[2, 1], thresholds=[7], reading=DEEP))
+    assert [line.split(" = ")[0] for line in caught.value.message.splitlines()[1:]] == [
+        "  window",
+        "  task",
+        "  thresholds",
+    ]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "C:x", "a\\x", "a//x", "./x", "", "a/.."])
@@ -80,11 +147,25 @@ def test_an_exporter_cannot_build_a_wrong_one() -> None:
         Manifest(**{**values, "embedding": 0})
 
 
-def test_another_schema_says_what_to_install() -> None:
+@pytest.mark.parametrize("schema", [3, 0, True, "2", None, [1]])
+def test_another_schema_says_what_to_install(schema: Any) -> None:
     with pytest.raises(BundleError) as caught:
-        Manifest.from_json({"schema": 2}, "b/manifest.json")
-    assert caught.value.message == "b/manifest.json: schema 2, this version of cvtune-edge reads schema 1"
+        Manifest.from_json({"schema": schema}, "b/manifest.json")
+    assert (
+        caught.value.message == f"b/manifest.json: schema {schema!r}, this version of cvtune-edge reads schema 1 to 2"
+    )
     assert "install" in caught.value.hint
+
+
+def test_bundles_of_schema_1_have_8_bits_and_exclusive_classes() -> None:
+    new = {"reading", "window", "task", "thresholds"}
+    old = {key: value for key, value in manifest_tree(schema=1).items() if key not in new}
+    for tree in (old, {**old, "task": "multi", "window": "of the house"}):  # keys it did not know meant nothing
+        manifest = Manifest.from_json(tree)
+        assert (manifest.schema, manifest.task, manifest.window, manifest.thresholds) == (1, "single", None, ())
+        assert manifest.reading == {"pixels": "uint8", "background": [255, 255, 255]}
+    with pytest.raises(BundleError, match="4 problems\n  reading: missing\n  window: missing\n  task: missing\n"):
+        Manifest.from_json({**old, "schema": 2})
 
 
 @pytest.mark.parametrize("tree", [[], {}, "text", None, {"name": "x"}])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvtune.audit import Finding
+from cvtune.audit import Finding, Suspect
 from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.multilabel import MultiPredictions, score_multi
 from cvtune.evaluation.predictions import Predictions
-from cvtune.rundir import RunDir, write_json, write_text
+from cvtune.rundir import RunDir, read_json, write_json, write_text
 
 PER_CLASS = 20  # pictures a class on the test side
 
@@ -56,6 +57,49 @@ def audit_of(folder: Path) -> dict[str, Any]:
     findings = [{**vars(one), "examples": list(one.examples)} for one in (few, duplicate)]
     skipped = [{"path": "crazing/notes.txt", "reason": "not an image"}]
     return {"root": folder.as_posix(), "findings": findings, "skipped": skipped}
+
+
+def add_folds(run: RunDir, answered: Predictions | MultiPredictions, k: int = 3) -> None:
+    """Make a run one of a cross-validation, as `cvtune.steps.folds` and the book do."""
+    answered.save(run.predictions("folds"))
+    n = len(answered.paths)
+    rows = [
+        {"images": len(range(i, n, k)), "trained_on": 70, "stages": ["probe", "tail"], "score": 0.9, "log_loss": 0.3}
+        for i in range(k)
+    ]
+    write_json(run.folds, rows)
+    lines = [f"{path},{i % k + 1}" for i, path in enumerate(answered.paths)]
+    write_text(run.folds.with_suffix(".csv"), "\n".join(["path,fold", *lines]) + "\n")
+
+
+def add_suspects(run: RunDir, found: list[Suspect]) -> None:
+    """Suspected labels in the run's audit.json."""
+    tree = read_json(run.audit)
+    write_json(run.audit, {**tree, "suspects": [vars(one) for one in found]})
+
+
+def several(paths: list[str]) -> MultiPredictions:
+    """Answers about images that may have any of three labels, a fifth of them wrong in one; seeded."""
+    generator = np.random.default_rng(1)
+    truth = generator.random((len(paths), 3)) < 0.4
+    said = truth.copy()
+    said[::5, 1] ^= True
+    probabilities = np.where(said, 0.7, 0.1) + generator.uniform(0, 0.2, truth.shape)
+    return MultiPredictions(tuple(paths), truth, probabilities.astype(np.float32), said, ("dent", "scratch", "stain"))
+
+
+def write_multi_run(root: Path, folder: Path, paths: list[str]) -> RunDir:
+    """A run on a table of several labels an image."""
+    found = several(paths)
+    run = write_run(root, folder, found.classes, [paths[:3], paths[3:6], paths[6:9]])
+    found.save(run.predictions("test"))
+    write_json(run.metrics, {"model": "tail", "task": "multi", "test": score_multi(found).to_json()})
+    rows = ["a.png,dent;stain,a.png,train", "b.png,,b.png,train", "c.png,scratch,c.png,test"]
+    write_text(run.split, "\n".join(["path,label,group,side", *rows]) + "\n")
+    deep = {"reading": {"pixels": "uint16", "background": [0, 0, 0]}, "window": [900, 3960.5]}
+    more = {"schema": 2, "task": "multi", "thresholds": [0.5, 0.4321, 0.6], **deep}
+    write_json(run.bundle / "manifest.json", manifest(found.classes) | more)
+    return run
 
 
 def stage(name: str, score: float, kept: bool) -> dict[str, Any]:

@@ -36,7 +36,11 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def cached(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetIndex, PixelCache]:
     """96 parts of 64 px in 4 classes, read once."""
-    return fill_pixels(build_index(parts), Preprocessing(SIZE), tmp_path_factory.mktemp("pixels"))
+    frame = Preprocessing(SIZE)
+    filled = fill_pixels(
+        build_index(parts), frame, frame.reading, scratch=tmp_path_factory.mktemp("pixels"), cache_gb=0
+    )
+    return filled.index, filled.pixels
 
 
 @pytest.fixture(scope="session")

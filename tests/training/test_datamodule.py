@@ -140,11 +140,52 @@ def test_the_users_own_augmentation_is_called_with_an_image(material: Material) 
     assert np.array_equal(dataset[(0, 2)][0].numpy(), 255 - material.pixels.batch(rows[2:3])[0])
 
 
+class Deep:
+    """A cache of four deep images, as `data.pixels.PixelCache` gives them."""
+
+    def __init__(self, kind: str) -> None:
+        self.array = np.random.default_rng(0).integers(0, 60_000, (4, 3, 64, 64)).astype(kind)
+
+    def batch(self, indices: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(self.array[np.asarray(indices)])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_deep_images_come_as_raw_values(kind: str) -> None:
+    pixels: Any = Deep(kind)
+    rows, labels = np.arange(4), np.array([1, 0, 1, 0])
+    plain = PixelDataset(pixels, rows, labels)
+    assert plain[2][0].dtype == torch.float32
+    assert np.array_equal(plain[2][0].numpy(), pixels.array[2])
+    transform = build_augmentation(load_config("default").augment, 64)
+    changed = PixelDataset(pixels, rows, labels, transform=transform, window=(1000, 50_000), seed=3)
+    versions = [changed[(number, 2)][0] for number in range(4)]
+    assert len({v.numpy().tobytes() for v in versions}) == 4
+    assert torch.equal(versions[3], changed[(3, 2)][0])
+    for version in versions:
+        assert (version.dtype, tuple(version.shape)) == (torch.float32, (3, 64, 64))
+        assert 1000 <= float(version.min()) < float(version.max()) <= 50_000
+        assert (kind == "uint16") is bool((version == version.round()).all())
+
+
+@pytest.mark.parametrize("kind", [bool, np.float32, np.int64])
+def test_several_labels_come_as_rows(material: Material, kind: Any) -> None:
+    table = np.eye(4)[material.labels].astype(kind)
+    table[:, 2] = 1
+    plain = PixelDataset(material.pixels, material.train, table[material.train])
+    data = PixelDataModule(plain, plain, batch_size=8, seed=1, workers=0)
+    known = {material.pixels.batch([row]).tobytes(): table[row] for row in material.train}
+    for pixels, labels in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert (labels.dtype, labels.shape[1]) == (torch.float32, 4)
+        for x, row in zip(pixels, labels, strict=True):
+            assert np.array_equal(known[x.numpy().tobytes()].astype(np.float32), row.numpy())
+
+
 def test_a_dataset_travels_to_a_worker_without_its_pixels(material: Material) -> None:
     data = data_module(material)
     data.train[0]  # opens the memory map
     sent = ForkingPickler.dumps(data.train)  # how Windows and macOS hand it over
-    assert len(sent) < material.pixels.array.nbytes / 10
+    assert len(sent) < material.pixels.batch(range(len(material.pixels))).nbytes / 10
     assert torch.equal(ForkingPickler.loads(sent)[(2, 7)][0], data.train[(2, 7)][0])
 
 

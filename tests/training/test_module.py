@@ -20,7 +20,7 @@ from cvtune.training.trainer import Epoch, Extras, train_stage
 MakeTuner = Callable[..., tuple[FineTuner, PixelDataModule]]
 
 
-def train(tuner: FineTuner, data: PixelDataModule, *callbacks: L.Callback) -> list[Epoch]:
+def train(tuner: FineTuner, data: PixelDataModule, *callbacks: L.Callback) -> tuple[Epoch, ...]:
     return train_stage(
         "tail",
         tuner,
@@ -30,7 +30,7 @@ def train(tuner: FineTuner, data: PixelDataModule, *callbacks: L.Callback) -> li
         deadline=math.inf,
         progress=lambda what, done, of: None,
         extras=Extras(callbacks),
-    )
+    ).rows
 
 
 def group_state(tuner: FineTuner, groups: range) -> list[Tensor]:

@@ -121,3 +121,34 @@ def test_class_weights_are_one_over_the_root_of_the_count_with_mean_one() -> Non
     assert class_weights(labels, 2, mode="none").tolist() == [1.0, 1.0]
     assert class_weights(np.repeat([0, 1], 7), 2).tolist() == [1.0, 1.0]
     assert np.isfinite(class_weights(labels, 3)).all()  # a class without an image
+
+
+def several(n: int = 90, seed: int = 0) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Three labels, the third on no image; the first two show in features of their own."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((n, 3), bool)
+    labels[:, 0], labels[:, 1] = rng.random(n) < 0.5, rng.random(n) < 0.2
+    features = rng.normal(0, 1, (n, 6))
+    features[:, 0] += 4 * labels[:, 0]
+    features[:, 3] += 4 * labels[:, 1]
+    return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_several_labels_are_learned_apart(grouped: bool) -> None:
+    features, labels = several()
+    groups = [f"g{i // 3}" if grouped else str(i) for i in range(len(features))]
+    head, strength = fit_probe(features, labels, groups, weights=class_weights(labels, 3), seed=0)
+    assert strength in STRENGTHS
+    unseen, truth = several(seed=1)
+    with torch.no_grad():
+        p = torch.sigmoid(head(torch.from_numpy(unseen))).numpy()
+    assert ((p[:, :2] >= 0.5) == truth[:, :2]).mean() >= 0.95
+    assert p[:, 2].max() < 0.02  # never seen: its odds, whatever the picture
+
+
+def test_weights_of_several_labels_are_roots_of_their_odds() -> None:
+    labels = np.zeros((100, 2), bool)
+    labels[:20, 0] = labels[:50, 1] = True
+    assert class_weights(labels, 2) == pytest.approx(np.sqrt([81 / 20, 51 / 50]))
+    assert class_weights(labels, 2, mode="none") == pytest.approx([1, 1])

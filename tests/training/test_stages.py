@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import signal
 import time
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cvtune.models.features import embed
 from cvtune.models.head import LinearHead
 from cvtune.training.module import clone_state
-from cvtune.training.stages import Session, predict_logits, stages
+from cvtune.training.stages import Judgement, Session, predict_logits, stages
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
 
@@ -241,3 +243,52 @@ def test_rare_classes_weigh_more_unless_switched_off(mode: str, rare: float, mak
     session.extras = Extras((Watch(),))
     list(stages(session))
     assert seen[0].tolist() == pytest.approx([rare, *[(45 - 3 * rare) / 42] * 3], rel=0.02)
+
+
+def test_a_recipe_is_followed_to_the_step_without_a_validation_side(make_session: MakeSession) -> None:
+    plain = make_session()
+    everything = np.arange(len(plain.material.labels))
+    material = replace(plain.material, train=everything, val=everything[:0], held=everything)
+    always = lambda new, old: Judgement(True, "as in the folds", 0.5, 0.5)  # noqa: E731
+    said: list[tuple[str, str]] = []
+    session = make_session(
+        verdict=None,
+        material=material,
+        judge=always,
+        recipe={"tail": (12, 7)},
+        left_out=lambda name, reason: said.append((name, reason)),
+    )
+    results = list(stages(session))
+    assert [(one.name, one.steps, one.kept) for one in results] == [("probe", 0, True), ("tail", 7, True)]
+    assert results[1].schedule == (12, 7)
+    assert results[1].logits is not None
+    assert results[1].logits.shape == (96, 4)
+    assert said == [("all", "not worth it in the folds")]
+
+
+def test_embeddings_that_are_known_are_not_computed_again(make_session: MakeSession) -> None:
+    only_probe = {"train.tail.steps": 0, "train.all.steps": 0}
+    plain = make_session(only_probe)
+    rows = np.arange(len(plain.material.labels))
+    table = embed(plain.classifier.backbone, plain.material.pixels, plain.normalize, rows)
+    told: list[str] = []
+    session = make_session(
+        only_probe,
+        classifier=copy.deepcopy(plain.classifier),
+        material=replace(plain.material, table=table),
+        progress=lambda what, done, of: told.append(what),
+    )
+    (first,), (second,) = list(stages(plain)), list(stages(session))
+    assert "probe" not in told
+    assert np.allclose(np.asarray(first.logits), np.asarray(second.logits), atol=1e-4)  # batches of other sizes
+
+
+def test_several_labels_an_image_train_with_sigmoids(make_session: MakeSession) -> None:
+    plain = make_session()
+    labels = plain.material.labels
+    several = np.stack([labels == 0, labels >= 2, labels % 2 == 0, labels == 3], axis=1)
+    always = lambda new, old: Judgement(True, "the first", 0.5, 0.5)  # noqa: E731
+    session = make_session(material=replace(plain.material, labels=several), judge=always)
+    results = list(stages(session))
+    assert [one.name for one in results] == ["probe", "tail", "all"]
+    assert all(np.isfinite(epoch.val_loss) and 0 <= epoch.val_balanced_accuracy <= 1 for epoch in results[1].epochs)

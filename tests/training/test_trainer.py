@@ -40,10 +40,10 @@ def train(
     progress: Progress = lambda what, done, of: None,
     loggers: tuple[Any, ...] = (),
     **trainer: Any,
-) -> list[Epoch]:
+) -> tuple[Epoch, ...]:
     extras = Extras(callbacks, loggers, trainer)
     stop = StopRequest() if stop is None else stop  # one that was not asked is false
-    return train_stage("tail", tuner, data, seed=0, stop=stop, deadline=deadline, progress=progress, extras=extras)
+    return train_stage("tail", tuner, data, seed=0, stop=stop, deadline=deadline, progress=progress, extras=extras).rows
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

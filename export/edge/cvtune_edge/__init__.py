@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cvtune_edge.decode import read_image
+    from cvtune_edge.decode import ReadOptions, read_image
     from cvtune_edge.errors import BundleError, CvtuneError, ImageError
     from cvtune_edge.results import Prediction, Unreadable
     from cvtune_edge.runtime import Bundle
@@ -25,6 +25,7 @@ __all__ = [
     "CvtuneError",
     "ImageError",
     "Prediction",
+    "ReadOptions",
     "Unreadable",
     "__version__",
     "read_image",
@@ -36,6 +37,7 @@ _HOMES = {
     "CvtuneError": "errors",
     "ImageError": "errors",
     "Prediction": "results",
+    "ReadOptions": "decode",
     "Unreadable": "results",
     "read_image": "decode",
 }

@@ -28,7 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             return info_command(args.bundle, json=args.json)
-        return predict_command(args.bundle, args.paths, csv=args.csv, json=args.json, threads=args.threads)
+        return predict_command(
+            args.bundle,
+            args.paths,
+            csv=args.csv,
+            json=args.json,
+            threads=args.threads,
+            untrusted=args.untrusted,
+        )
     except CvtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -67,9 +74,9 @@ def info_command(bundle: Path | str, *, json: bool = False, out: TextIO | None =
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items()) or "-"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)
 
 
@@ -83,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--csv", metavar="FILE", help="write a table; - writes it to stdout instead of the lines")
     predict.add_argument("--json", action="store_true", help="one JSON object a line instead of plain lines")
     predict.add_argument("--threads", type=_positive, metavar="N", help="threads inside one operator")
+    predict.add_argument(
+        "--untrusted", action="store_true", help="decode in child processes with limits of time and memory"
+    )
     info = verbs.add_parser("info", help="verify a bundle", description="Verify a bundle and show its manifest.")
     info.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
     info.add_argument("--json", action="store_true", help="the manifest as JSON")

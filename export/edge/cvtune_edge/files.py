@@ -8,12 +8,26 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from cvtune_edge.foreign import foreign_kind, not_an_image
+
+__all__ = [
+    "FOREIGN",
+    "HEAD_BYTES",
+    "IMAGE_SUFFIXES",
+    "find_images",
+    "foreign_kind",
+    "is_hidden",
+    "natural_key",
+    "not_an_image",
+    "sniff",
+]
+
 IMAGE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".dcm", ".dicom"}
 )
 
-HEAD_BYTES: Final = 32  # more than any of the magic numbers below needs
+HEAD_BYTES: Final = 512  # DICOM has its mark at byte 128, tar at 257
 
 FOREIGN: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
 
@@ -36,7 +50,7 @@ def sniff(head: bytes) -> str | None:
         head: the first `HEAD_BYTES` bytes of the file, or all of it.
 
     Returns:
-        "JPEG", "PNG", "BMP", "TIFF", "WebP", "GIF" or "PPM" (P1 to P6), or None for anything else.
+        "JPEG", "PNG", "BMP", "TIFF", "WebP", "GIF", "PPM" (P1 to P6) or "DICOM", or None for anything else.
     """
     for magic, name in _MAGIC:
         if head.startswith(magic):
@@ -48,7 +62,7 @@ def sniff(head: bytes) -> str | None:
     # "BM" alone begins many a text: the length of the second header is one of a few small numbers
     if head[:2] == b"BM" and len(head) >= 18 and 12 <= int.from_bytes(head[14:18], "little") <= 124:
         return "BMP"
-    return None
+    return "DICOM" if head[128:132] == b"DICM" else None
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:

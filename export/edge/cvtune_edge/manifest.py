@@ -10,17 +10,23 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from cvtune_edge.errors import BundleError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+READABLE: Final = (1, 2)  # a bundle of schema 1 is one of 8 bits and of classes that exclude each other
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
+PIXEL_TYPES: Final = ("uint8", "uint16", "float32")
+SEPARATOR: Final = ";"  # between the labels of one image
 
+_EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
+_SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
+_SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
 _EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 
 
@@ -45,6 +51,12 @@ class Manifest:
         parity: what the parity gate found: images, worst (difference of a probability), ties.
         files: sha256 of each file of the bundle by its name, POSIX style and relative to the folder.
         versions: of the libraries that made it.
+        reading: how files become frames: "pixels", "uint8", "uint16" or "float32", is the type of the graph's input;
+            "background" the R, G, B that transparent pixels are laid over.
+        window: of deep pixels, the values that the network sees as black and as white; None at 8 bits.
+        task: "single", the classes exclude each other and the probabilities add up to 1, or "multi", an image may have
+            several labels or none.
+        thresholds: of a multi-label bundle, the probability from which on an image has the label, K of them.
 
     Raises:
         BundleError: all wrong values at once.
@@ -66,9 +78,13 @@ class Manifest:
     parity: Mapping[str, float | str]
     files: Mapping[str, str]
     versions: Mapping[str, str]
+    reading: Mapping[str, Any] = field(default_factory=lambda: dict(_EIGHT_BIT))
+    window: tuple[float, float] | None = None
+    task: str = "single"
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = [line for name in _CHECKS for line in _problem(name, getattr(self, name))]
+        problems = _problems({name: getattr(self, name) for name in _CHECKS})
         if problems:
             raise _wrong("manifest", problems)
 
@@ -89,17 +105,19 @@ class Manifest:
         """
         if not isinstance(tree, dict) or "schema" not in tree:
             raise BundleError(f"{source}: not a cvtune manifest, it has no 'schema'", hint=_EXPORT_AGAIN)
-        if tree["schema"] != SCHEMA:
+        if not _is_schema(tree["schema"]):
             raise BundleError(
-                f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads schema {SCHEMA}",
+                f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads {_SCHEMAS}",
                 hint="install the version of cvtune-edge that belongs to the cvtune that exported the bundle",
             )
-        values = {field.name: tree.get(field.name) for field in fields(cls)}
-        missing = [f"{name}: missing" for name in values if name not in tree]
-        wrong = [line for name, value in values.items() if name in tree for line in _problem(name, _tupled(value))]
-        if missing or wrong:
-            raise _wrong(source, missing + wrong)
-        return cls(**{name: _tupled(value) for name, value in values.items()})
+        if tree["schema"] == 1:
+            tree = {**tree, **_SINCE_2}
+        values = {known.name: _tupled(tree[known.name]) for known in fields(cls) if known.name in tree}
+        missing = [f"{known.name}: missing" for known in fields(cls) if known.name not in tree]
+        problems = missing + _problems(values)
+        if problems:
+            raise _wrong(source, problems)
+        return cls(**values)
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -166,9 +184,40 @@ def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _problem(name: str, value: Any) -> list[str]:
-    holds, expected = _CHECKS[name]
-    return [] if holds(value) else [f"{name} = {value!r}: expected {expected}"]
+def _problems(values: Mapping[str, Any]) -> list[str]:
+    """Of each value, then of those that are right by themselves but do not go together."""
+    wrong = {name: _CHECKS[name][1] for name, value in values.items() if not _CHECKS[name][0](value)}
+    lines = [f"{name} = {values[name]!r}: expected {expected}" for name, expected in wrong.items()]
+    for names, (holds, expected) in _PAIRS.items():
+        if not any(name in wrong or name not in values for name in names) and not holds(*map(values.get, names)):
+            lines.append(", ".join(f"{name} = {values[name]!r}" for name in names) + f": expected {expected}")
+    return lines
+
+
+def _is_schema(value: Any) -> bool:
+    return _is_whole(value) and value in READABLE
+
+
+def _is_reading(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) != {"pixels", "background"}:
+        return False
+    colour = value["background"]
+    fine = isinstance(colour, (list, tuple)) and len(colour) == 3
+    return value["pixels"] in PIXEL_TYPES and fine and all(_is_whole(item, 0) and item <= 255 for item in colour)
+
+
+def _is_window(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_finite, value)) and value[0] < value[1]
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_finite(item) and 0 <= item <= 1 for item in value)
+
+
+def _enough_thresholds(task: str, classes: tuple[str, ...], thresholds: tuple[float, ...]) -> bool:
+    return len(thresholds) == (len(classes) if task == "multi" else 0)
 
 
 def _is_text(value: Any) -> bool:
@@ -220,7 +269,7 @@ _WHOLE = (_is_whole, "a whole number above 0")
 _TEXTS = (lambda value: _is_map(value, lambda item: isinstance(item, str)), "texts by name")
 
 _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "schema": (lambda value: value == SCHEMA, str(SCHEMA)),
+    "schema": (_is_schema, _SCHEMAS),
     "name": _TEXT,
     "created": (_is_instant, "an ISO 8601 time with its zone, like 2025-01-31T12:00:00+00:00"),
     "cvtune_version": _TEXT,
@@ -236,4 +285,23 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "parity": (lambda value: _is_map(value, lambda item: isinstance(item, str) or _is_finite(item)), "numbers by name"),
     "files": (_are_files, f"the sha256 of {MODEL_FILE} and others by their names inside the folder"),
     "versions": _TEXTS,
+    "reading": (_is_reading, "pixels, one of uint8, uint16 and float32, and background, three numbers from 0 to 255"),
+    "window": (_is_window, "null or two numbers, the first below the second"),
+    "task": (lambda value: value in ("single", "multi"), "single or multi"),
+    "thresholds": (_are_shares, "numbers from 0 to 1"),
+}
+
+_PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
+    ("reading", "window"): (
+        lambda reading, window: (reading["pixels"] == "uint8") is (window is None),
+        "a window for uint16 and float32 pixels, and none for uint8",
+    ),
+    ("task", "classes", "thresholds"): (
+        _enough_thresholds,
+        "a threshold for each class where the task is multi, and none where it is single",
+    ),
+    ("task", "classes"): (
+        lambda task, classes: task == "single" or not any(SEPARATOR in name for name in classes),
+        f"names without '{SEPARATOR}', which stands between the labels of an image",
+    ),
 }

@@ -19,7 +19,10 @@ from cvtune_edge.table import header, number, row
 if TYPE_CHECKING:
     from _csv import Writer
 
+    import numpy as np
+
 EXIT_UNREADABLE: Final = 4
+_NO_LABEL: Final = "-"  # in a line for people, where nothing between two spaces would be overlooked
 
 
 def predict_command(
@@ -29,6 +32,7 @@ def predict_command(
     csv: str | None = None,
     json: bool = False,
     threads: int | None = None,
+    untrusted: bool = False,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
@@ -40,6 +44,7 @@ def predict_command(
         csv: a file for the table of :mod:`cvtune_edge.table`; "-" writes it to `out` instead of the lines.
         json: lines of JSON instead of plain ones.
         threads: threads inside one operator; chosen from the machine when None.
+        untrusted: decode files in child processes, with limits of time and memory for each file.
         out: stdout when None.
         err: stderr when None; takes a line for each unreadable image, and the counts.
 
@@ -57,9 +62,8 @@ def predict_command(
         raise CvtuneError("--csv - and --json both write to stdout", hint="name a file for --csv")
     given = [Path(path) for path in paths]
     _check_exist(given)
-    model = Bundle(bundle, threads=threads)
     tally = _Tally()
-    with _table(csv, out, model.classes) as table:
+    with Bundle(bundle, threads=threads, untrusted=untrusted) as model, _table(csv, out, model.classes) as table:
         for answer in model.stream(find_images(given, passed_over=tally.pass_over)):
             tally.count(answer)
             if isinstance(answer, Unreadable):
@@ -68,7 +72,8 @@ def predict_command(
             if table is not None:
                 table.writerow(row(answer))
             if csv != "-":
-                print(_json_line(answer, model.classes) if json else _plain_line(answer), file=out)
+                multi = model.manifest.task == "multi"
+                print(_json_line(answer, model.classes, multi=multi) if json else _plain_line(answer), file=out)
     return tally.conclude(given, err)
 
 
@@ -132,11 +137,17 @@ def _headed(handle: TextIO, classes: Sequence[str]) -> Writer:
 
 
 def _plain_line(answer: Prediction) -> str:
-    return f"{answer.path}  {answer.label}  {answer.probability:.3f}"
+    return f"{answer.path}  {answer.label or _NO_LABEL}  {answer.probability:.3f}"
 
 
-def _json_line(answer: Prediction, classes: Sequence[str]) -> str:
-    # float(number()): the short digits of a float32, not its 17 digits as a double
-    shares = {name: float(number(p)) for name, p in zip(classes, answer.probabilities, strict=True)}
-    tree: dict[str, Any] = {"path": answer.path, "label": answer.label, "probability": shares[answer.label]}
+def _json_line(answer: Prediction, classes: Sequence[str], *, multi: bool) -> str:
+    shares = {name: _short(p) for name, p in zip(classes, answer.probabilities, strict=True)}
+    tree: dict[str, Any] = {"path": answer.path, "label": answer.label, "probability": _short(answer.probability)}
+    if multi:
+        tree["labels"] = answer.labels
     return dumps({**tree, "probabilities": shares})  # ASCII: valid JSON whatever bytes the file's name holds
+
+
+def _short(value: float | np.floating) -> float:
+    """The short digits of a float32, not its 17 digits as a double."""
+    return float(number(value))

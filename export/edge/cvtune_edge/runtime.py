@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvtune_edge.decode import Frame, read_image
+from cvtune_edge.decode import Frame, ReadOptions, read_bytes, read_image
 from cvtune_edge.errors import BundleError, CvtuneError, ImageError
-from cvtune_edge.manifest import MODEL_FILE, Manifest, load_manifest
-from cvtune_edge.results import Prediction, Unreadable
+from cvtune_edge.manifest import MODEL_FILE, SEPARATOR, Manifest, load_manifest
+from cvtune_edge.results import Prediction, Unreadable, has_labels
 from cvtune_edge.session import SESSION_ERRORS, open_session
 
+if TYPE_CHECKING:
+    from cvtune_edge.child import DecoderPool
+
 __all__ = ["Bundle", "Prediction", "Unreadable"]
+
+_TENSORS: Final = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
 
 
 class Bundle:
@@ -27,27 +34,53 @@ class Bundle:
     Args:
         path: the folder with model.onnx and manifest.json.
         threads: threads inside one operator; chosen from the machine when None.
+        untrusted: decode files in child processes, with limits of time and memory for each file.
+        options: limits for files, their pixels, bytes and formats. What decides values, the type of the pixels and the
+            background, is the bundle's own in any case.
 
     Attributes:
         path: the folder.
         manifest: what it says about itself; every file was verified against it.
         classes: names in the order of the probabilities.
+        reading: how files become frames for this bundle, for :func:`cvtune_edge.read_image`.
 
     Raises:
         BundleError: not a bundle, changed after the export, or a model that is not what the manifest says.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        untrusted: bool = False,
+        options: ReadOptions | None = None,
+    ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = load_manifest(self.path)
         self.classes: tuple[str, ...] = self.manifest.classes
+        own = ReadOptions.from_json(self.manifest.reading)
+        self.reading = replace(options or own, pixels=own.pixels, background=own.background)
         self._session = _open(self.path / MODEL_FILE, self.manifest, threads)
+        self._children = _start_pool(self.reading) if untrusted else None
 
-    def predict(self, image: NDArray[np.uint8] | Path | str, *, embedding: bool = False) -> Prediction:
+    def close(self) -> None:
+        """End the child processes of an untrusted bundle; the next file would start new ones."""
+        if self._children is not None:
+            self._children.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def predict(self, image: NDArray[Any] | Path | str, *, embedding: bool = False) -> Prediction:
         """Classify one image.
 
         Args:
-            image: uint8 [H, W, 3] in RGB as the camera delivers it, or the path of a file.
+            image: [H, W, 3] in RGB as the camera delivers it, of the type `reading.pixels` (uint8 in most bundles), or
+                the path of a file.
             embedding: give the embedding as well.
 
         Raises:
@@ -56,7 +89,7 @@ class Bundle:
         """
         if isinstance(image, np.ndarray):
             return self._answer(Frame(image), "", embedding)
-        return self._answer(read_image(image), Path(image).as_posix(), embedding)
+        return self._answer(self._read(image), Path(image).as_posix(), embedding)
 
     def stream(
         self, paths: Iterable[Path | str], *, workers: int = 2, embedding: bool = False
@@ -73,11 +106,16 @@ class Bundle:
         waiting: deque[tuple[str, Future[Frame]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="cvtune-decode") as pool:
             for path in paths:
-                waiting.append((Path(path).as_posix(), pool.submit(read_image, path)))
+                waiting.append((Path(path).as_posix(), pool.submit(self._read, path)))
                 if len(waiting) > workers:
                     yield self._next(*waiting.popleft(), embedding)
             while waiting:
                 yield self._next(*waiting.popleft(), embedding)
+
+    def _read(self, path: Path | str) -> Frame:
+        if self._children is None:
+            return read_image(path, self.reading)
+        return self._children.decode(read_bytes(path, self.reading), Path(path).as_posix())
 
     def _next(self, path: str, frame: Future[Frame], embedding: bool) -> Prediction | Unreadable:
         try:
@@ -93,17 +131,24 @@ class Bundle:
                 f"{path or 'image'}: the model of {self.path.as_posix()} answers with numbers that are not finite",
                 hint="check this machine with `cvtune-edge info`, and export the bundle again",
             )
-        best = int(probabilities.argmax())
+        labels = self._labels(probabilities)
         return Prediction(
             path=path,
-            label=self.classes[best],
-            probability=float(probabilities[best]),
+            label=SEPARATOR.join(labels) if self.manifest.task == "multi" else labels[0],
+            probability=float(probabilities.max()),
             probabilities=probabilities,
             embedding=rest[0] if rest else None,
             notes=frame.notes,
+            labels=labels,
         )
 
-    def _run(self, pixels: NDArray[np.uint8], path: str, embedding: bool) -> list[NDArray[np.float32]]:
+    def _labels(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
+        if self.manifest.task == "single":
+            return (self.classes[int(probabilities.argmax())],)
+        reached = has_labels(probabilities, self.manifest.thresholds)
+        return tuple(name for name, has in zip(self.classes, reached, strict=True) if has)
+
+    def _run(self, pixels: NDArray[Any], path: str, embedding: bool) -> list[NDArray[np.float32]]:
         outputs = ["probabilities", "embedding"] if embedding else ["probabilities"]
         try:
             return [answer[0] for answer in self._session.run(outputs, {"image": pixels[None]})]  # [K], [D]
@@ -111,6 +156,12 @@ class Bundle:
             height, width = pixels.shape[:2]
             reason = f"the model cannot run on {width} x {height} pixels ({str(error).splitlines()[0]})"
             raise ImageError(path or "image", reason) from error
+
+
+def _start_pool(reading: ReadOptions) -> DecoderPool:
+    from cvtune_edge.child import DecoderPool  # subprocess and its machinery: only where it is asked for
+
+    return DecoderPool(reading)
 
 
 def _open(model: Path, manifest: Manifest, threads: int | None) -> Any:
@@ -136,16 +187,25 @@ def _contract_problems(session: Any, manifest: Manifest) -> list[str]:
     outputs = {node.name: (node.type, node.shape) for node in session.get_outputs()}
     problems = [] if list(inputs) == ["image"] else [f"inputs {list(inputs)}, expected ['image']"]
     for name, (kind, shape) in inputs.items():
-        if kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != 3:
-            problems.append(f"{name} is {kind} {shape}, expected uint8 [N, H, W, 3]")
+        pixels = manifest.reading["pixels"]
+        if kind != _TENSORS[pixels] or len(shape) != 4 or shape[3] != 3:
+            problems.append(f"{name} is {kind} {shape}, expected {pixels} [N, H, W, 3]")
     for name, width in (("probabilities", len(manifest.classes)), ("embedding", manifest.embedding)):
         kind, shape = outputs.get(name, ("missing", []))
         # a width that the exporter left open is a name here, and is checked on no image
         if kind != "tensor(float)" or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
             problems.append(f"{name} is {kind} {shape}, expected float32 [N, {width}]")
-    told = session.get_modelmeta().custom_metadata_map.get("classes")
-    if told is not None and _parsed(told) != list(manifest.classes):
-        problems.append(f"classes in the model are {told}, in the manifest {list(manifest.classes)}")
+    return problems + _metadata_problems(session.get_modelmeta().custom_metadata_map, manifest)
+
+
+def _metadata_problems(told: Mapping[str, str], manifest: Manifest) -> list[str]:
+    """The model says some things too, for those who have it without the manifest; it must not say others."""
+    problems = []
+    for name in ("classes", "reading", "window", "task", "thresholds"):
+        ours = getattr(manifest, name)
+        ours = ours if name == "task" else json.loads(json.dumps(ours))  # lists for tuples
+        if name in told and (told[name] if name == "task" else _parsed(told[name])) != ours:
+            problems.append(f"{name} in the model: {told[name]}, in the manifest: {ours}")
     return problems
 
 
@@ -157,16 +217,19 @@ def _parsed(text: str) -> Any:
 
 
 def _check_frame(pixels: NDArray[Any], manifest: Manifest, name: str) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+    wanted = manifest.reading["pixels"]
+    if pixels.dtype != wanted or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ImageError(
             name,
-            f"{pixels.dtype.name} {list(pixels.shape)}, expected uint8 [H, W, 3] in RGB",
-            hint="cvtune_edge.read_image(path).pixels reads any file into this form",
+            f"{pixels.dtype.name} {list(pixels.shape)}, expected {wanted} [H, W, 3] in RGB",
+            hint="cvtune_edge.read_image(path, bundle.reading).pixels reads any file into this form",
         )
+    if wanted == "float32" and not np.isfinite(pixels).all():  # one of them would spread over the whole answer
+        raise ImageError(name, "holds values that are not finite (NaN or infinity)")
     height, width = pixels.shape[:2]
     if manifest.frame_size is not None and manifest.frame_size != (height, width):
-        wanted = f"{manifest.frame_size[1]} x {manifest.frame_size[0]}"
-        raise ImageError(name, f"frame of {width} x {height} pixels, the bundle's mask expects {wanted}")
+        mask = f"{manifest.frame_size[1]} x {manifest.frame_size[0]}"
+        raise ImageError(name, f"frame of {width} x {height} pixels, the bundle's mask expects {mask}")
     if manifest.roi is not None:
         x, y, w, h = manifest.roi
         if x + w > width or y + h > height:

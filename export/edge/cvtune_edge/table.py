@@ -17,7 +17,10 @@ def header(classes: Sequence[str], truth: bool = False) -> list[str]:
 
 
 def row(prediction: Prediction, *, truth: str | None = None) -> list[str]:
-    """The cells under :func:`header`; `truth` adds the true class, for a table that has that column."""
+    """The cells under :func:`header`; `truth` adds the true class, for a table that has that column.
+
+    Several labels of one image stand in one cell with ";" between them, as they do in a table of labels.
+    """
     cells = [prediction.path, *([] if truth is None else [truth]), prediction.label]
     return [*cells, number(prediction.probability), *(number(p) for p in prediction.probabilities)]
 

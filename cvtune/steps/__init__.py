@@ -1,0 +1,31 @@
+"""The steps of the main path, in the order in which `pipeline` calls them; no step calls another."""
+
+from cvtune.steps.begin import check, find_weights, new_run, scratch
+from cvtune.steps.divide import Audited, audited, divide, record, window
+from cvtune.steps.examine import Seen, examine
+from cvtune.steps.folds import cross_validate
+from cvtune.steps.read import Data, index, network, read, settle
+from cvtune.steps.train import Crossed, Plugins, prepare
+
+__all__ = [
+    "Audited",
+    "Crossed",
+    "Data",
+    "Plugins",
+    "Seen",
+    "audited",
+    "check",
+    "cross_validate",
+    "divide",
+    "examine",
+    "find_weights",
+    "index",
+    "network",
+    "new_run",
+    "prepare",
+    "read",
+    "record",
+    "scratch",
+    "settle",
+    "window",
+]

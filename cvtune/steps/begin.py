@@ -1,0 +1,74 @@
+"""Before any image is read: what is asked for, the weights, and a place for the run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cvtune.config import Config
+from cvtune.errors import RunError
+from cvtune.models.weights import WeightsInfo
+from cvtune.models.weights import find_weights as look_for_weights
+from cvtune.rundir import RunDir, read_json
+from cvtune.training.loggers import check_loggers
+from cvtune.training.stages import Choices
+
+
+def check(config: Config, plan: Path | None) -> Mapping[str, Choices]:
+    """What can be refused before any image is read: loggers that are not installed, a plan that is not there.
+
+    Args:
+        config: all settings.
+        plan: an earlier run, whose choices are repeated.
+
+    Returns:
+        Those choices by stage, none where there is no plan.
+
+    Raises:
+        ConfigError: the package of a logger is missing.
+        RunError: `plan` is no run, or one without a plan.
+    """
+    check_loggers(config.train.loggers)
+    choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"] if plan else {}
+    return choices
+
+
+def find_weights(config: Config) -> WeightsInfo:
+    """Before the images, since without weights nothing else is worth the wait."""
+    return look_for_weights(config.model.backbone, config.model)
+
+
+def new_run(folder: Path, out: Path | None) -> RunDir:
+    """A run directory that holds nothing yet.
+
+    Raises:
+        RunError: `out` is in use, or holds a run or something else.
+    """
+    if out is not None:
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise RunError(
+                f"{out} lies inside the folder of images; the next fit would take it for a class",
+                hint="choose a folder beside it with --out",
+            )
+        run = RunDir(out)
+        run.check_new()
+        return run
+    name = folder.resolve().name if folder.is_dir() else folder.stem  # labels.csv -> runs/labels-1
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    number = 1
+    while (root := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return RunDir(root)
+
+
+@contextmanager
+def scratch(run: RunDir) -> Iterator[Path]:
+    """A folder on the run's own disk, gone afterwards."""
+    run.scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        yield run.scratch
+    finally:
+        shutil.rmtree(run.scratch, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""Cross-validation: every image is answered once, by a model that has not seen it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvtune.config import Config
+from cvtune.console import Console, duration
+from cvtune.data.index import write_rows
+from cvtune.data.split import Split, fold_splits
+from cvtune.evaluation.task import task_of
+from cvtune.models.backbone import Backbone
+from cvtune.rundir import RunDir, write_json
+from cvtune.steps.examine import Seen
+from cvtune.steps.read import Data
+from cvtune.steps.train import Crossed, Plugins, prepare
+from cvtune.training.stages import Floats, StageResult, stages
+from cvtune.training.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class _Fold:
+    rows: NDArray[np.int64]
+    logits: Floats
+    trained: int
+    kept: tuple[StageResult, ...]
+    score: float
+    log_loss: float
+
+
+def cross_validate(
+    run: RunDir,
+    config: Config,
+    data: Data,
+    seen: Seen,
+    backbone: Backbone,
+    *,
+    plugins: Plugins,
+    stop: StopRequest,
+    console: Console,
+) -> Crossed | None:
+    """Train on all but one fold and ask about that one, K times; None where no folds are asked for.
+
+    Groups and copies stay in one fold. Each fold chooses and calibrates on images of its own training part, as a run
+    without folds does. With a budget every fold and the final fit have an equal share of it.
+
+    Raises:
+        DataError: a class with fewer groups than folds.
+    """
+    k = config.data.folds
+    if k is None:
+        return None
+    share = config if config.train.budget is None else _with_budget(config, config.train.budget / (k + 1))
+    done = [
+        _fold(number, split, rows, run, share, data, seen, backbone, plugins=plugins, stop=stop, console=console)
+        for number, (split, rows) in enumerate(_splits(data, seen, config, k), start=1)
+    ]
+    rows = np.concatenate([fold.rows for fold in done])
+    order = np.argsort(rows)
+    _write(run, data, done)
+    return Crossed(
+        k,
+        rows[order],
+        np.concatenate([fold.logits for fold in done])[order],
+        _recipe(done, len(rows)),
+        float(np.mean([fold.score for fold in done])),
+        float(np.mean([fold.log_loss for fold in done])),
+    )
+
+
+def _with_budget(config: Config, seconds: float) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"budget": seconds})})
+
+
+def _splits(data: Data, seen: Seen, config: Config, k: int) -> list[tuple[Split, NDArray[np.int64]]]:
+    """For each fold its sides and the rows that are held out in it; a given test/ side is never trained on."""
+    index = data.index
+    pool = np.array([row for row, image in enumerate(index.images) if image.side != "test"], np.int64)
+    at = {int(row): i for i, row in enumerate(pool)}
+
+    def inside(clusters: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [[at[row] for row in cluster if row in at] for cluster in clusters]
+
+    part = replace(index, images=tuple(replace(index.images[row], side=None) for row in pool))
+    splits = fold_splits(part, config.data, k, seed=config.seed, same=inside(seen.same), near=inside(seen.near))
+    result = []
+    for split in splits:
+        sides = ["test"] * len(index)
+        for row, side in zip(pool, split.sides, strict=True):
+            sides[row] = side
+        result.append((replace(split, sides=tuple(sides)), pool[split.indices("test")]))
+    return result
+
+
+def _fold(
+    number: int,
+    split: Split,
+    rows: NDArray[np.int64],
+    run: RunDir,
+    config: Config,
+    data: Data,
+    seen: Seen,
+    backbone: Backbone,
+    *,
+    plugins: Plugins,
+    stop: StopRequest,
+    console: Console,
+) -> _Fold:
+    started = time.monotonic()
+    session = prepare(
+        run, config, data, seen, split, backbone, plugins=plugins, replay={}, stop=stop, console=console, quiet=True
+    )
+    kept = [stage for stage in stages(session) if stage.kept]
+    assert kept[-1].logits is not None
+    logits = kept[-1].logits[np.searchsorted(split.held, rows)]
+    task, index = task_of(data.index), data.index
+    truth = task.truth(index)[rows]
+    paths = [index.images[row].path for row in rows]
+    answers = task.predictions(paths, truth, task.probabilities(logits), index.classes)
+    figures = task.score(answers)
+    text = f"{figures.accuracy} {task.verdict}, {figures.accuracy.with_interval}"
+    console.step(f"fold {number}", f"{text}   {kept[-1].name}   {duration(time.monotonic() - started)}")
+    return _Fold(rows, logits, len(split.indices("train")), tuple(kept), task.headline(answers), answers.log_loss)
+
+
+def _recipe(done: Sequence[_Fold], images: int) -> dict[str, tuple[int, int]]:
+    """For each stage that more than half of the folds kept: the medians of their steps, scaled to all images."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for fold in done:
+        scale = images / fold.trained
+        for stage in fold.kept[1:]:
+            found.setdefault(stage.name, []).append((scale * stage.schedule[0], scale * stage.schedule[1]))
+    return {
+        name: (
+            max(1, round(float(np.median([steps for steps, _ in rows])))),
+            max(1, round(float(np.median([taken for _, taken in rows])))),
+        )
+        for name, rows in found.items()
+        if 2 * len(rows) > len(done)
+    }
+
+
+def _write(run: RunDir, data: Data, done: Sequence[_Fold]) -> None:
+    """folds.json: what each fold did; folds.csv: which image was held out in which."""
+    facts: list[dict[str, Any]] = [
+        {
+            "images": len(fold.rows),
+            "trained_on": fold.trained,
+            "stages": [stage.name for stage in fold.kept],
+            "score": fold.score,
+            "log_loss": fold.log_loss,
+        }
+        for fold in done
+    ]
+    write_json(run.folds, facts)
+    held = {int(row): number for number, fold in enumerate(done, start=1) for row in fold.rows}
+    rows = ((data.index.images[row].path, str(number)) for row, number in sorted(held.items()))
+    write_rows(run.folds.with_suffix(".csv"), ("path", "fold"), rows)
