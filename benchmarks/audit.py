@@ -76,7 +76,8 @@ def growth(few: dict[str, Any], many: dict[str, Any]) -> float | None:
     """Kilobytes of memory that one image more costs; None where the system does not tell."""
     if few["memory_mb"] is None or many["memory_mb"] is None:
         return None
-    return round((many["memory_mb"] - few["memory_mb"]) * 1024 / (many["images"] - few["images"]), 1)
+    grown: float = (many["memory_mb"] - few["memory_mb"]) * 1024 / (many["images"] - few["images"])
+    return round(grown, 1)
 
 
 def missed(result: dict[str, Any]) -> list[str]:
@@ -160,12 +161,12 @@ def watch(process: subprocess.Popen[bytes]) -> float | None:
 
 def child(table: Path) -> dict[str, Any]:
     """`cvtune check` on a table, its steps timed, then the bare forward pass on the pixels that it has left."""
-    from cvtune import pipeline
+    from cvtune import pipeline, steps
     from cvtune.config import Config
     from cvtune.console import Console
 
     config, seconds = Config(), dict.fromkeys(STEPS, 0.0)
-    with timed_steps(pipeline.steps, seconds):
+    with timed_steps(steps, seconds):
         started = time.perf_counter()
         found = pipeline.check(table, config, console=Console())
         seconds["all"] = time.perf_counter() - started

@@ -125,8 +125,7 @@ def refused(result: Result, *lines: str) -> None:
 
 CLASS_FOLDERS = "hint: put the images of each class into its own folder: parts/ok, parts/scratch"
 EXPECTED_FOLDER = (
-    "hint: expected a folder with one folder a class: parts/ok, parts/scratch, "
-    "or a table: labels.csv, labels.parquet"
+    "hint: expected a folder with one folder a class: parts/ok, parts/scratch, or a table: labels.csv, labels.parquet"
 )
 
 

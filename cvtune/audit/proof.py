@@ -57,8 +57,8 @@ class _Level:
 
 
 # Planted copies reached 0.97 at each of these levels; 97 of 100 candidates on steel and 93 on X-rays fall below.
-_COARSE: Final = (_Level(14, 0.6, 3, 6, 0.70), _Level(28, 0.7, 4, 5, 0.80))
-_FINE: Final = _Level(56, 0.7, 4, 3, 0.85)
+_COARSE: Final = (_Level(14, 0.6, 3, 6, 0.45), _Level(28, 0.7, 4, 5, 0.75))
+_FINE: Final = _Level(56, 0.7, 4, 3, 0.80)
 _SIDE: Final = 112  # of the proof; a copy of half the size still holds all that is left here of most pictures
 _BAND: Final = (0.7, 3.0)  # blurs between which detail is compared, pixels of _SIDE
 _BLOCKS: Final = 7  # along each axis, 16 pixels each

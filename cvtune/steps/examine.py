@@ -16,7 +16,6 @@ from cvtune.models.features import embed
 from cvtune.models.normalize import Normalize
 from cvtune.steps.read import Data
 
-
 NOT_JUDGED = Judged((), "labels were not judged")
 
 
@@ -103,9 +102,7 @@ def _embed(data: Data, backbone: Backbone, window: tuple[float, float] | None, c
     )
 
 
-def _sentence(
-    data: Data, same: tuple[tuple[int, ...], ...], near: tuple[tuple[int, ...], ...], judged: Judged
-) -> str:
+def _sentence(data: Data, same: tuple[tuple[int, ...], ...], near: tuple[tuple[int, ...], ...], judged: Judged) -> str:
     copies, wrong = sum(len(cluster) for cluster in near), len(judged.suspects)
     parts = [
         f"{len(same)} pictures more than once byte for byte" if same else "no identical files",

@@ -92,10 +92,12 @@ def test_steps_are_timed_and_put_back() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
 def test_mapped_files_are_not_counted(tmp_path: Path) -> None:
-    """64 MB in a mapped file, every page of it touched, and 64 MB in a list: only the second counts."""
+    """64 MB in a mapped file, every page of it touched, and 64 MB of its own: only the second counts."""
     (tmp_path / "file").write_bytes(bytes(64 << 20))
-    mapped = "import mmap; m = mmap.mmap(open('file', 'rb').fileno(), 0, access=mmap.ACCESS_READ); s = sum(m[::4096])"
-    held = "s = bytearray(b'1') * (64 << 20)"
+    mapped = (
+        "import mmap; f = open('file', 'rb'); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); sum(m[::4096])"
+    )
+    held = "held = bytearray(b'1') * (64 << 20)"
     peaks = {}
     for name, code in (("mapped", mapped), ("held", held)):
         command = [sys.executable, "-W", "ignore", "-c", f"import time; {code}; time.sleep(0.5)"]

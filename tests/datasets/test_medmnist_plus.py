@@ -74,19 +74,19 @@ def save(root: Path, name: str, size: int = 28, **more: Any) -> None:
 def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The stand-in: its classes download when they are made, as the real ones do."""
     made, info = ModuleType("medmnist"), ModuleType("medmnist.info")
-    made.asked = []  # type: ignore[attr-defined]
+    asked: list[tuple[str, str, int]] = []
 
     def maker(name: str) -> Callable[..., None]:
         def make(*, split: str, download: bool, root: str, size: int) -> None:
             assert download
-            made.asked.append((name, split, size))  # type: ignore[attr-defined]
+            asked.append((name, split, size))
             save(Path(root), name, size)
 
         return make
 
     for name, record in INFO.items():
         setattr(made, str(record["python_class"]), maker(name))
-    info.INFO = INFO  # type: ignore[attr-defined]
+    vars(made)["asked"], vars(info)["INFO"] = asked, INFO
     monkeypatch.setitem(sys.modules, "medmnist", made)
     monkeypatch.setitem(sys.modules, "medmnist.info", info)
     return made
@@ -105,6 +105,7 @@ def test_one_label_an_image(
     assert medmnist_plus.main([*command, "--source", str(tmp_path / "files")]) == 0
     assert "test/0-normal 2, test/1-pneumonia 2, train/0-normal 3, train/1-pneumonia 3" in capsys.readouterr().out
     written = cv2.imread(str(tmp_path / "out/train/1-pneumonia/00003.png"), cv2.IMREAD_UNCHANGED)
+    assert written is not None
     assert np.array_equal(written, arrays("pneumoniamnist", 64)["train_images"][3])
     index = build_index(tmp_path / "out")
     assert index.classes == ("0-normal", "1-pneumonia")
@@ -139,6 +140,7 @@ def test_colours_stay_in_order(medmnist_plus: Any, package: Any, tmp_path: Path)
     save(tmp_path / "files", "retinamnist")
     medmnist_plus.build(tmp_path / "out", "retinamnist", size=28, source=tmp_path / "files")
     written = cv2.imread(str(tmp_path / "out/test/1/00001.png"), cv2.IMREAD_COLOR_RGB)
+    assert written is not None
     assert np.array_equal(written, arrays("retinamnist", 28)["test_images"][1])
 
 

@@ -32,8 +32,8 @@ PROBE_ONLY: dict[str, Any] = {**QUICK, "train.tail.steps": 0, "train.all.steps":
 
 # DESIGN, "Run directory"; checkpoints/ and operating_point.json belong to later issues
 RUN_FILES = [
-    *("config.toml", "environment.json", "index.csv", "audit.json", "corrections.csv", "split.csv", "plan.json", "stages.json"),
-    *("metrics.csv", "weights.safetensors", "model.json", "metrics.json", "calibration.json"),
+    *("config.toml", "environment.json", "index.csv", "audit.json", "corrections.csv", "split.csv", "plan.json"),
+    *("stages.json", "metrics.csv", "weights.safetensors", "model.json", "metrics.json", "calibration.json"),
     *("predictions-val.csv", "predictions-calib.csv", "predictions-test.csv", "report.html", "summary.txt"),
     *("bundle/model.onnx", "bundle/manifest.json", ".lock", "DONE"),
 ]

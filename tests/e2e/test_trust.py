@@ -163,7 +163,7 @@ def table(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def multi(table: Path, tmp_path_factory: pytest.TempPathFactory) -> library.Run:
-    few = {"train.tail.steps": 4, "train.all.steps": 2, "train.workers": 0}
+    few: dict[str, Any] = {"train.tail.steps": 4, "train.all.steps": 2, "train.workers": 0}
     return library.fit(table, out=tmp_path_factory.mktemp("runs") / "multi", **QUICK, **few)
 
 

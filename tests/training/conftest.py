@@ -88,7 +88,7 @@ def make_session(material: Material) -> MakeSession:
 
 
 def _judge(material: Material, verdict: bool | None) -> Judge:
-    truth = material.labels[material.val]
+    truth = material.labels[material.val].astype(np.int64)
 
     def predictions(logits: Floats) -> Predictions:
         probabilities = torch.softmax(torch.from_numpy(logits), 1).numpy()

@@ -1,0 +1,71 @@
+"""Copies planted all over a folder: the split that keeps them together stays honest, the plain one flatters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import cvtune
+
+EACH = 150  # photographs of a class
+COPIES = 3
+PROBE: dict[str, Any] = {"size": 128, "train.tail.steps": 0, "train.all.steps": 0, "preset": "defects"}
+
+
+@pytest.fixture(scope="module")
+def cells(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Solar cells, 150 defective and 150 functional: hard enough to be wrong about every sixth."""
+    pytest.importorskip("elpv_dataset", reason="no photographs of solar cells: pip install elpv-dataset")
+    recipe = script("datasets/elpv.py")
+    folder: Path = tmp_path_factory.mktemp("cells")
+    recipe.build(folder / "elpv")
+    for label in ("defective", "functional"):
+        (folder / "clean" / label).mkdir(parents=True)
+        files = sorted((folder / "elpv" / "train" / label).iterdir())
+        for number in np.random.default_rng(0).permutation(len(files))[:EACH]:
+            file = files[number]
+            (folder / "clean" / label / file.name).write_bytes(file.read_bytes())
+    return folder / "clean"
+
+
+@pytest.fixture(scope="module")
+def planted(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with three copies of each: saved again as JPEG, smaller, a little brighter or darker, names shuffled."""
+    folder: Path = tmp_path_factory.mktemp("planted") / "cells"
+    random = np.random.default_rng(1)
+    for file in sorted(cells.rglob("*.png")):
+        place = folder / file.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{random.integers(10**9)}.png").write_bytes(file.read_bytes())
+        for data in _again(file, random):
+            (place / f"{random.integers(10**9)}.jpg").write_bytes(data)
+    return folder
+
+
+def _again(file: Path, random: np.random.Generator) -> Iterator[bytes]:
+    pixels = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    for _ in range(COPIES):
+        side = int(random.integers(220, 300))
+        small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+        lit = np.clip(small * random.uniform(0.95, 1.05), 0, 255).astype(np.uint8)
+        yield cv2.imencode(".jpg", lit, [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(70, 95))])[1].tobytes()
+
+
+def test_copies_across_sides_do_not_flatter_the_figure(cells: Path, planted: Path, tmp_path: Path) -> None:
+    clean = cvtune.fit(cells, out=tmp_path / "clean", **PROBE).metrics["test"]
+    honest = cvtune.fit(planted, out=tmp_path / "honest", **PROBE).metrics["test"]
+    plain = cvtune.fit(
+        planted, out=tmp_path / "plain", new_split=True, settings={"data.near_duplicates": False}, **PROBE
+    ).metrics["test"]
+    low, high = clean["accuracy_interval"]
+    print(
+        f"clean {clean['accuracy']:.3f} [{low:.3f}, {high:.3f}], grouped {honest['accuracy']:.3f}, plain {plain['accuracy']:.3f}"
+    )
+    assert low <= honest["accuracy"] <= high
+    assert plain["accuracy"] > high
