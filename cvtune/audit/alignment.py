@@ -39,14 +39,22 @@ def align(still: Floats, moving: Floats, places: Floats, *, steps: int) -> tuple
     mean = np.trace(curvature, axis1=1, axis2=2) / 4
     inverse = np.linalg.inv(curvature + (_DAMPING * mean + 1e-6)[:, None, None] * np.eye(4, dtype=np.float32))
     for _ in range(steps):
-        moved, inside = _move(moving, places)
+        moved, inside = move(moving, places)
         rest = (standardise(moved, inside) - fixed) * inside
         step = (inverse @ (slopes @ rest.reshape(len(rest), -1, 1)))[..., 0]
         step *= (size * size / inside.sum((1, 2)))[:, None]  # the slopes are summed over all of it
         places = np.clip(places - np.clip(step, -_STRIDE, _STRIDE), -REACH, REACH).astype(np.float32)
-    moved, inside = _move(moving, places)
+    moved, inside = move(moving, places)
     products = standardise(moved, inside) * standardise(still, inside)
     return places, np.asarray(products.sum((1, 2)) / inside.sum((1, 2)), np.float32)
+
+
+def move(pictures: Floats, places: Floats) -> tuple[Floats, Floats]:
+    """The pictures [B, P, P] as seen from these places [B, 4], and 1 where there is anything to see."""
+    across, seen_across = _axis(places[:, 0], places[:, 1], pictures.shape[-1])
+    down, seen_down = _axis(places[:, 2], places[:, 3], pictures.shape[-1])
+    moved = np.asarray(down @ pictures @ across.transpose(0, 2, 1), np.float32)
+    return moved, seen_down[:, :, None] * seen_across[:, None, :]
 
 
 def standardise(pictures: Floats, inside: Floats) -> Floats:
@@ -82,13 +90,6 @@ def _slopes(fixed: Floats) -> Floats:
     centred = _centred(size)
     parts = (across * centred, across, down * centred[:, None], down)
     return np.stack(parts, 1).reshape(len(fixed), 4, -1)
-
-
-def _move(pictures: Floats, places: Floats) -> tuple[Floats, Floats]:
-    across, seen_across = _axis(places[:, 0], places[:, 1], pictures.shape[-1])
-    down, seen_down = _axis(places[:, 2], places[:, 3], pictures.shape[-1])
-    moved = np.asarray(down @ pictures @ across.transpose(0, 2, 1), np.float32)
-    return moved, seen_down[:, :, None] * seen_across[:, None, :]
 
 
 def _axis(scale: Floats, shift: Floats, size: int) -> tuple[Floats, Floats]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from cvtune.audit.finding import EXAMPLES
 from cvtune.audit.folds import FOLDS, Ints, split_folds, stand_together, strata, too_small
@@ -126,7 +127,8 @@ def judge_labels(
     units = stand_together(index, near)
     small = too_small(index, units)
     judge = _judge_several if index.multi else _judge_single
-    found = tuple(judge(index, embeddings, units, small, seed, progress or (lambda done, of: None)))
+    with threadpool_limits(1, user_api="blas"):  # on busy machines the fits wait for threads: 4 s become 60
+        found = tuple(judge(index, embeddings, units, small, seed, progress or (lambda done, of: None)))
     if len(found) > _HOPELESS * len(index):
         return Judged((), f"labels were not judged: the network contradicts {len(found):,} of {len(index):,} of them")
     return Judged(found, _left_out(index, small))

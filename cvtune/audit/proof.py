@@ -1,40 +1,37 @@
-"""Proof on pixels that two images are one picture: laid over each other, they agree everywhere.
+"""Proof on pixels that two images are one picture: laid over each other, nothing is left that one alone shows.
 
 A perceptual hash or an embedding can only suggest that. Where all pictures of a class look alike (solar cells, steel,
-parts on a fixture) any measure of the whole image is high for two different parts: two drawn parts correlate by 0.999.
-So the copy is laid over the original, everything smooth is taken out of both, and the weakest tenth of 49 blocks
-decides. A copy agrees in each of them, down to grain and noise; two photographs agree only where the structure that
-they share is strong. No turns and no flips: those are other pictures.
+parts on a fixture) any measure of the whole image is high for two different parts: drawn parts correlate by 0.999, and
+cells cut from neighbouring slices of one crystal by 0.98 even in their grain. So the copy is laid over the original
+(no turns, no flips: those are other pictures), and then it must pass three tests, each with what another photograph
+never has and saving again never takes away:
 
-Measured on planted copies in steel, drawn parts and X-rays: 0.87 and more for copies (0.55 for JPEG of quality 30 on
-the smoothest steel), 0.63 and less for candidates that are none.
+- detail: after everything smooth is taken out, the weakest tenth of 49 blocks still agrees;
+- light: the means of those blocks agree to one grey level after one change of brightness and contrast. Noise and JPEG
+  average out over a block; light and material of another part do not;
+- nothing foreign: no small block holds a line or spot that only one of the two shows.
+
+Measured on planted copies: detail 0.41 and more (JPEG of quality 30 on smooth steel; most 0.9), light within 0.8.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import cached_property
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from cvtune.audit.alignment import align, positions, seen
+from cvtune.audit.thumbnails import Floats, Ints, Pixels, band, grey, resized
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
-
-
-class Pixels(Protocol):
-    """What is needed of the pixel cache."""
-
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64], /) -> npt.NDArray[Any]:
-        """uint8, uint16 or float32 [B, 3, S, S]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,40 +53,55 @@ class _Level:
     least: float
 
 
-# Planted copies reached 0.97 at each of these levels; 97 of 100 candidates on steel and 93 on X-rays fall below.
-_COARSE: Final = (_Level(14, 0.6, 3, 6, 0.45), _Level(28, 0.7, 4, 5, 0.75))
-_FINE: Final = _Level(56, 0.7, 4, 3, 0.80)
-_SIDE: Final = 112  # of the proof; a copy of half the size still holds all that is left here of most pictures
-_BAND: Final = (0.7, 3.0)  # blurs between which detail is compared, pixels of _SIDE
-_BLOCKS: Final = 7  # along each axis, 16 pixels each
-_UNSURE: Final = (0.25, 0.9)  # agreements that a better alignment may change; hardly any other pair is among them
-_LAST_STEPS: Final = 2  # of it, at the size of the proof
-_COVERED: Final = 0.9  # share of a block on both pictures
-_WEAKEST: Final = 0.1  # share of blocks that may disagree: a time stamp, an edge
-_INFORMED: Final = 6  # blocks with any detail at all; with fewer there is nothing to tell pictures apart by
-_FLAT: Final = 0.001  # spread of a block without detail, share of the range: what rounding to 8 bits leaves
+# The coarse blur is small, so that the dark frame of a solar cell, which a crop cuts off, does not reach far inside.
+# Of 400 planted copies 2 fell below these bounds.
+_COARSE: Final = (_Level(14, 0.6, 1.5, 6, 0.35), _Level(28, 0.7, 2, 5, 0.75))
+_FINE: Final = _Level(56, 0.7, 4, 3, 0.70)
+THUMBNAIL: Final = _COARSE[-1].size
+SIDE: Final = 112  # pixels of the proof; a copy of half the size still holds all that is left here of most pictures
+_BAND: Final = (0.7, 3.0)  # blurs between which detail is compared, pixels of SIDE
+_PROMISING: Final = 0.2  # detail, from which a better alignment and the other tests are worth their time
+_LAST_STEPS: Final = 2  # of that alignment, at the size of the proof
 _CHUNK: Final = 32  # pairs at a time: the arrays of one step stay in the processor's cache
 
+_BLOCKS: Final = 7  # along each axis, 16 pixels each
+_SMALL: Final = 14  # along each axis, 8 pixels each: as wide as the lines and spots that tell parts apart
+_WEAKEST: Final = 0.1  # share of blocks whose noise may disagree
+_INFORMED: Final = 6  # blocks with any detail; with fewer there is nothing to tell pictures apart by
+_FLAT: Final = 0.25  # grey levels: spread of a block without detail, which is what rounding to 8 bits leaves
+_LIGHT: Final = 0.8  # grey levels; copies 0.6 at most, the most alike of 1,400 pairs of sister cells 0.5
+_FOREIGN: Final = 1.5  # grey levels: a residue in a small block above what JPEG of quality 30 leaves
+_STRAY: Final = 1  # foreign blocks that alignment and JPEG may account for
+_SHARED: Final = 0.7  # correlation of a small block whose residue is only a matter of sharpness
+_COVERED: Final = 0.5  # share of a block that can be compared
+_WHOLE: Final = 0.98  # likewise, for its mean
+_ENOUGH: Final = 16  # blocks
+_RIM: Final = 9  # pixels: blurs reach 6 to each side, most of it within 4
 
-def prove(pixels: Pixels, pairs: Ints, *, progress: Progress | None = None, workers: int = 2) -> Floats:
-    """How well two images agree everywhere.
+
+def prove(
+    pixels: Pixels, rows: Ints, small: Floats, pairs: Ints, *, progress: Progress | None = None, workers: int = 2
+) -> Floats:
+    """How well two images agree where they agree least.
 
     Args:
         pixels: the network's input of each image.
-        pairs: [P, 2], candidates as positions.
+        rows: [M], the images that are looked at, as rows of `pixels`.
+        small: their thumbnails, [M, 28, 28].
+        pairs: [P, 2], candidates as positions in `rows`.
         progress: called with (pairs decided, P).
         workers: threads; almost all of the work leaves Python's lock.
 
     Returns:
-        Correlation of detail in the weakest tenth of the overlap's blocks, float32 [P], -1 to 1; -1 where the images
-        cannot be laid over each other or show no detail.
+        Correlation of detail in the weakest tenth of the overlap's blocks, float32 [P], up to 1; -1 where the images
+        cannot be laid over each other, show no detail, were taken in other light, or one shows what the other does not.
     """
     if not len(pairs):
         return np.empty(0, np.float32)
-    search = _Search(pixels, pairs, progress)
+    search = _Search(pixels, rows, pairs, progress)
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as pool:
         for level in _COARSE:
-            search.narrow(pool, level)
+            search.narrow(pool, level, small)
         search.decide(pool)
     return search.scores
 
@@ -97,31 +109,29 @@ def prove(pixels: Pixels, pairs: Ints, *, progress: Progress | None = None, work
 class _Search:
     """Pairs on their way from coarse to fine."""
 
-    def __init__(self, pixels: Pixels, pairs: Ints, progress: Progress | None) -> None:
+    def __init__(self, pixels: Pixels, rows: Ints, pairs: Ints, progress: Progress | None) -> None:
         self.pixels = pixels
+        self.rows = rows
         self.pairs = pairs
         self.progress = progress
         self.scores = np.full(len(pairs), -1, np.float32)
         self.places = np.zeros((len(pairs), 4), np.float32)
         self.alive = np.arange(len(pairs))
-        rows, at = np.unique(pairs, return_inverse=True)
-        self.at = at.reshape(pairs.shape)
-        self.small = _thumbnails(pixels, rows, _COARSE[-1].size)  # 3 KB an image: less than its embedding
 
-    def narrow(self, pool: ThreadPoolExecutor, level: _Level) -> None:
+    def narrow(self, pool: ThreadPoolExecutor, level: _Level, small: Floats) -> None:
         """Align all pairs that are left, and leave those out that do not match."""
-        views = _band(_resized(self.small, level.size), level)
+        views = band(resized(small, level.size), level.fine, level.coarse)
         chunks = self._chunks()
 
         def match(chunk: Ints) -> tuple[Floats, Floats]:
-            first, second = self.at[chunk].T
+            first, second = self.pairs[chunk].T
             return align(views[first], views[second], self.places[chunk], steps=level.steps)
 
-        kept = []
+        kept = [self.alive[:0]]
         for chunk, (places, matches) in zip(chunks, pool.map(match, chunks), strict=True):
             self.places[chunk] = places
             kept.append(chunk[matches >= level.least])
-        self.alive = np.concatenate([self.alive[:0], *kept])
+        self.alive = np.concatenate(kept)
         self._report(len(self.pairs) - len(self.alive))
 
     def decide(self, pool: ThreadPoolExecutor) -> None:
@@ -133,20 +143,22 @@ class _Search:
             self._report(done)
 
     def _scores(self, chunk: Ints) -> Floats:
-        rows, at = np.unique(self.pairs[chunk], return_inverse=True)
-        pictures = _Pictures(self.pixels.batch(rows))
+        used, at = np.unique(self.pairs[chunk], return_inverse=True)
         at = at.reshape(-1, 2)
-        views = _band(_resized(pictures.grey, _FINE.size), _FINE)
+        pictures = _Pictures(self.pixels.batch(self.rows[used]))
+        views = band(resized(pictures.grey, _FINE.size), _FINE.fine, _FINE.coarse)
         places, matches = align(views[at[:, 0]], views[at[:, 1]], self.places[chunk], steps=_FINE.steps)
         scores = np.full(len(chunk), -1, np.float32)
         fitting = np.flatnonzero(matches >= _FINE.least)
-        scores[fitting] = pictures.agreements(at[fitting], places[fitting])
-        unsure = np.flatnonzero((scores >= _UNSURE[0]) & (scores < _UNSURE[1]))
-        if len(unsure):
-            detail = pictures.detail
-            first, second = at[unsure].T
-            better, _ = align(detail[first], detail[second], places[unsure], steps=_LAST_STEPS)
-            scores[unsure] = np.maximum(scores[unsure], pictures.agreements(at[unsure], better))
+        scores[fitting] = [pictures.overlay(at[i, 0], at[i, 1], places[i]).detail_agreement() for i in fitting]
+        promising = fitting[scores[fitting] >= _PROMISING]
+        if len(promising):
+            first, second = at[promising].T
+            better, _ = align(pictures.detail[first], pictures.detail[second], places[promising], steps=_LAST_STEPS)
+            places[promising] = better
+        for i in promising:
+            overlay = pictures.overlay(at[i, 0], at[i, 1], places[i])
+            scores[i] = overlay.detail_agreement() if overlay.same_photograph() else -1
         return scores
 
     def _chunks(self) -> list[Ints]:
@@ -165,46 +177,127 @@ class _Pictures:
     """
 
     def __init__(self, images: npt.NDArray[Any]) -> None:
-        self.grey = _grey(images, _SIDE)
-        self.detail = np.stack([_detail(picture) for picture in self.grey])
-        self.flat = _flat(images, self.grey)
+        self.grey = grey(images, SIDE)
+        self.detail = band(self.grey, *_BAND)
+        self.level = _grey_level(images, self.grey)
 
-    def agreements(self, pairs: Ints, places: Floats) -> Floats:
-        """[P, 2] rows and [P, 4] places -> [P]."""
-        scores = np.empty(len(pairs), np.float32)
-        for i, (a, b) in enumerate(pairs):
-            moved, inside = _move(self.grey[b], places[i])
-            flat = float(self.flat[a]), float(self.flat[b])
-            scores[i] = agreement(self.detail[a], _detail(moved), inside, flat=flat)
-        return scores
+    def overlay(self, a: int, b: int, place: Floats) -> Overlay:
+        """Picture `b` laid over picture `a`, whose pixels lie in it at `place`."""
+        moved, inside = _move(self.grey[b], place)
+        level = float(max(self.level[a], self.level[b]))
+        return Overlay(self.grey[a], moved, self.detail[a], band(moved[None], *_BAND)[0], inside, level)
 
 
-def agreement(still: Floats, moved: Floats, inside: Floats, *, flat: tuple[float, float] = (0, 0)) -> float:
-    """Correlation of detail in the weakest tenth of the blocks.
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """Two pictures, one laid over the other; all arrays [112, 112].
 
     Args:
-        still: detail of one picture, [112, 112].
-        moved: detail of the other, laid over it.
-        inside: 1 where they overlap, 0 elsewhere.
-        flat: spread of a block without detail, of each.
-
-    Returns:
-        -1 to 1; -1 with too few blocks that show anything.
+        still: grey.
+        moved: grey of the other.
+        still_detail: what lies between two blurs of it.
+        moved_detail: likewise.
+        inside: 1 where both are seen, 0 elsewhere.
+        level: what one of 256 grey levels is in these pictures.
     """
-    mean_a, mean_b, square_a, square_b, product, overlap = (
-        _by_block(values) for values in (still, moved, still * still, moved * moved, still * moved, inside)
-    )
-    spread_a = np.sqrt(np.maximum(square_a - mean_a**2, 0))
-    spread_b = np.sqrt(np.maximum(square_b - mean_b**2, 0))
-    informed = (overlap > _COVERED) & ((spread_a > flat[0]) | (spread_b > flat[1]))
-    if np.count_nonzero(informed) < _INFORMED:
-        return -1
-    correlations = (product - mean_a * mean_b) / np.maximum(spread_a * spread_b, 1e-12)
-    return float(np.quantile(np.clip(correlations[informed], -1, 1), _WEAKEST))
+
+    still: Floats
+    moved: Floats
+    still_detail: Floats
+    moved_detail: Floats
+    inside: Floats
+    level: float = 1.0
+
+    def detail_agreement(self) -> float:
+        """Correlation of detail in the weakest tenth of 7 x 7 blocks; -1 with too few that show anything."""
+        stats = _BlockStatistics(self.still_detail, self.moved_detail, _eroded(self.inside), _BLOCKS)
+        informed = stats.covered & (np.maximum(stats.spread_a, stats.spread_b) > _FLAT * self.level)
+        if np.count_nonzero(informed) < _INFORMED:
+            return -1
+        return float(np.quantile(stats.correlation[informed], _WEAKEST))
+
+    def same_photograph(self) -> bool:
+        """Whether light and small things agree as well."""
+        return self.light_residue() <= _LIGHT and self.foreign_blocks() <= _STRAY
+
+    def light_residue(self) -> float:
+        """Grey levels by which the means of 7 x 7 blocks differ after one change of brightness and contrast (rms).
+
+        The line is fitted to the four fifths of the blocks that it fits best.
+        """
+        weight = self._unclipped
+        share = _by_block(weight, _BLOCKS)
+        # whole blocks: at the rim of the overlap a shift of a tenth of a pixel changes a mean by more than light does
+        covered = (_by_block(self.inside, _BLOCKS) > _WHOLE) & (share > _COVERED)
+        if np.count_nonzero(covered) < _INFORMED:
+            return float("inf")
+        a, b = (_by_block(values * weight, _BLOCKS)[covered] / share[covered] for values in (self.still, self.moved))
+        fitted = np.ones(len(a), bool)
+        for _ in range(3):
+            rest = np.abs(a - _line(b[fitted], a[fitted], b))
+            fitted = rest <= np.quantile(rest, 0.8) + 1e-9
+        return float(np.sqrt(np.mean(rest**2))) / max(self.level, 1e-12)
+
+    def foreign_blocks(self) -> int:
+        """How many small blocks hold something that only one of the two shows."""
+        sure = _eroded(self._unclipped)
+        a, b = self.still_detail * sure, self.moved_detail * sure
+        gain = float((a * b).sum()) / max(float((b * b).sum()), 1e-12)
+        stats = _BlockStatistics(self.still_detail, self.moved_detail * np.float32(gain), sure, _SMALL)
+        foreign = (stats.residue > _FOREIGN * self.level) & (stats.correlation < _SHARED)
+        return int(np.count_nonzero(stats.covered & foreign))
+
+    @cached_property
+    def _unclipped(self) -> Floats:
+        """Where brightening cannot have cut anything off; all of the overlap where that would leave next to nothing."""
+        weight = self.inside.copy()
+        for picture in (self.still, self.moved):
+            seen = picture[self.inside > 0]
+            ends = (seen.min() + self.level, seen.max() - self.level) if len(seen) else (0, 0)
+            weight *= (picture > ends[0]) & (picture < ends[1])
+        blocks = np.count_nonzero(_by_block(weight, _BLOCKS) > _COVERED)
+        return weight if blocks >= _ENOUGH else self.inside
+
+
+class _BlockStatistics:
+    """Spread and correlation of two pictures in each of blocks x blocks, each attribute [blocks, blocks]."""
+
+    def __init__(self, a: Floats, b: Floats, weight: Floats, blocks: int) -> None:
+        share = _by_block(weight, blocks)
+        self.covered = share > _COVERED
+
+        def mean(values: Floats) -> Doubles:
+            return _by_block(values * weight, blocks) / np.maximum(share, 1e-6)
+
+        mean_a, mean_b = mean(a), mean(b)
+        variance_a = np.maximum(mean(a * a) - mean_a**2, 0)
+        variance_b = np.maximum(mean(b * b) - mean_b**2, 0)
+        shared = mean(a * b) - mean_a * mean_b
+        self.spread_a: Doubles = np.sqrt(variance_a)
+        self.spread_b: Doubles = np.sqrt(variance_b)
+        self.correlation: Doubles = np.clip(shared / np.maximum(self.spread_a * self.spread_b, 1e-12), -1, 1)
+        self.residue: Doubles = np.sqrt(np.maximum(variance_a + variance_b - 2 * shared, 0))
+
+
+def _eroded(weight: Floats) -> Floats:
+    """Without the rim whose detail depends on what lies beyond it."""
+    kernel = np.ones((_RIM, _RIM), np.uint8)
+    return np.asarray(cv2.erode(weight, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0), np.float32)
+
+
+def _by_block(picture: Floats, blocks: int) -> Doubles:
+    return np.asarray(cv2.resize(picture, (blocks, blocks), interpolation=cv2.INTER_AREA), np.float64)
+
+
+def _line(x: Doubles, y: Doubles, at: Doubles) -> Doubles:
+    """The least squares line through (x, y) at other points; a level one where x does not vary."""
+    spread = float(np.mean((x - x.mean()) ** 2))
+    slope = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 1e-9 else 1.0
+    return np.asarray(y.mean() + slope * (at - x.mean()), np.float64)
 
 
 def _move(picture: Floats, place: Floats) -> tuple[Floats, Floats]:
-    """The picture at these places and where they lie on it, both [P, P]."""
+    """The picture as seen from this place, and 1 where there is anything to see, both [P, P]."""
     size = picture.shape[-1]
     across, down = (positions(place[i : i + 1], place[i + 1 : i + 2], size)[0] for i in (0, 2))
     matrix = np.array([[1 + place[0], 0, across[0]], [0, 1 + place[2], down[0]]], np.float64)
@@ -214,48 +307,8 @@ def _move(picture: Floats, place: Floats) -> tuple[Floats, Floats]:
     return np.asarray(moved, np.float32), np.outer(seen(down), seen(across)).astype(np.float32)
 
 
-def _detail(picture: Floats) -> Floats:
-    return _blurred(picture, _BAND[0]) - _blurred(picture, _BAND[1])
-
-
-def _blurred(picture: Floats, sigma: float) -> Floats:
-    width = 2 * round(2 * sigma) + 1  # two sigma to each side are 95 % of it, at half of OpenCV's cost
-    return np.asarray(cv2.GaussianBlur(picture, (width, width), sigma), np.float32)
-
-
-def _by_block(picture: Floats) -> npt.NDArray[np.float64]:
-    means = cv2.resize(picture, (_BLOCKS, _BLOCKS), interpolation=cv2.INTER_AREA)
-    return np.asarray(means, np.float64)
-
-
-def _flat(images: npt.NDArray[Any], grey: Floats) -> Floats:
-    """[B, 3, S, S] and [B, P, P] -> [B]; the range is that of the type, or of the picture where the type has none."""
+def _grey_level(images: npt.NDArray[Any], greys: Floats) -> Floats:
+    """One of 256 levels of each image's range, [B]; of the picture's own range where the type's says nothing."""
     if images.dtype == np.uint8:
-        return np.full(len(images), 255 * _FLAT, np.float32)
-    return np.asarray((grey.max((1, 2)) - grey.min((1, 2))) * _FLAT, np.float32)
-
-
-def _grey(images: npt.NDArray[Any], size: int) -> Floats:
-    """[B, 3, S, S] -> [B, size, size], by area."""
-    wide = np.uint16 if images.dtype == np.uint8 else np.float32  # whole numbers take half the time
-    greys = (np.add(red, green, dtype=wide) + blue for red, green, blue in images)
-    return np.asarray(_resized(greys, size) / 3, np.float32)
-
-
-def _thumbnails(pixels: Pixels, rows: Ints, size: int) -> Floats:
-    """[M, size, size] with mean 0 and spread 1."""
-    out = np.empty((len(rows), size, size), np.float32)
-    for start in range(0, len(rows), 64):
-        grey = _grey(pixels.batch(rows[start : start + 64]), size)
-        grey -= grey.mean((1, 2), keepdims=True)
-        out[start : start + 64] = grey / np.maximum(grey.std((1, 2), keepdims=True), 1e-6)
-    return out
-
-
-def _resized(pictures: Iterable[npt.NDArray[Any]], size: int) -> Floats:
-    resized = [cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in pictures]
-    return np.array(resized, np.float32).reshape(-1, size, size)
-
-
-def _band(pictures: Floats, level: _Level) -> Floats:
-    return np.stack([_blurred(picture, level.fine) - _blurred(picture, level.coarse) for picture in pictures])
+        return np.ones(len(images), np.float32)
+    return np.asarray((greys.max((1, 2)) - greys.min((1, 2))) / 255, np.float32)

@@ -64,8 +64,22 @@ def test_copies_across_sides_do_not_flatter_the_figure(cells: Path, planted: Pat
         planted, out=tmp_path / "plain", new_split=True, settings={"data.near_duplicates": False}, **PROBE
     ).metrics["test"]
     low, high = clean["accuracy_interval"]
-    print(
-        f"clean {clean['accuracy']:.3f} [{low:.3f}, {high:.3f}], grouped {honest['accuracy']:.3f}, plain {plain['accuracy']:.3f}"
-    )
+    print(f"clean {clean['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    print(f"with copies: kept together {honest['accuracy']:.3f}, dealt out {plain['accuracy']:.3f}")
     assert low <= honest["accuracy"] <= high
     assert plain["accuracy"] > high
+
+
+@pytest.mark.slow
+def test_the_validation_figure_of_tracks_kept_whole_is_that_of_other_tracks(real_data: Path, tmp_path: Path) -> None:
+    """Signs filmed from a car: neighbouring pictures of one track on both sides would promise twice the test figure."""
+    signs = real_data / "gtsrb"
+    flags: dict[str, Any] = {"train.tail.steps": 0, "train.all.steps": 0, "preset": "traffic-signs"}
+    grouped = cvtune.fit(signs, out=tmp_path / "grouped", group_by=r"([^/]+/\d+)_\d+\.ppm$", **flags).metrics
+    random = cvtune.fit(
+        signs, out=tmp_path / "random", new_split=True, settings={"data.near_duplicates": False}, **flags
+    ).metrics
+    for name, figures in (("grouped", grouped), ("random", random)):
+        print(f"{name}: val {figures['val']['accuracy']:.3f}, test {figures['test']['accuracy']:.3f}")
+    assert abs(grouped["val"]["accuracy"] - grouped["test"]["accuracy"]) <= 0.08
+    assert random["val"]["accuracy"] - random["test"]["accuracy"] > 0.2

@@ -280,3 +280,17 @@ def test_deep_images_keep_their_depth_to_the_line(deep: Path, cvtune: Command, t
     given = library.fit(deep, out=tmp_path / "given", window=(0, 4095), **PROBE_ONLY)
     assert Bundle(given.path / "bundle").manifest.window == (0, 4095)
     assert "0 is black, 4095 is white: as asked" in (given.path / "summary.txt").read_text(encoding="utf-8")
+
+
+# ---- files in unknown hands
+
+
+def test_untrusted_files_are_decoded_in_a_child_with_the_same_result(
+    parts: Path, cvtune: Command, tmp_path: Path
+) -> None:
+    plain = library.fit(parts, out=tmp_path / "plain", settings={"data.cache_gb": 0}, **PROBE_ONLY)
+    guarded = library.fit(parts, out=tmp_path / "guarded", untrusted=True, settings={"data.cache_gb": 0}, **PROBE_ONLY)
+    assert (plain.path / "weights.safetensors").read_bytes() == (guarded.path / "weights.safetensors").read_bytes()
+    code, out, _ = cvtune("predict", guarded.path, parts / "ok", "--untrusted")
+    assert code == 0
+    assert len(out.splitlines()) == 24
