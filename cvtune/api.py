@@ -92,9 +92,11 @@ class Check:
     """
 
     def __init__(self, audited: Audited, *, source: Path, untrusted: bool = False) -> None:
+        from cvtune.audit import worst_severity
+
         self._audited, self._source, self._untrusted = audited, source, untrusted
         self.findings = audited.findings
-        self.exit_code = int(any(finding.severity == "warning" for finding in audited.findings))
+        self.exit_code = int(worst_severity(audited.findings) == "warning")
 
     def save_json(self, path: PathLike) -> None:
         """Write everything that was found, each skipped file, suspected label and pair of copies included."""
@@ -281,7 +283,7 @@ class Run:
 
     def evaluate(self, folder: PathLike) -> Evaluation:
         """Score a labelled folder; see :func:`evaluate`."""
-        return evaluate(self.path, folder)
+        return evaluate(self.bundle, folder, **_class_map(self.path))
 
     def report(self) -> Path:
         """Build report.html again from the run's files."""
@@ -355,25 +357,23 @@ def _class_map(path: Path) -> Mapping[str, Any]:
 
 
 def _with_classes(index: DatasetIndex, bundle: Bundle, folder: Path) -> DatasetIndex:
-    classes = bundle.classes
-    if index.multi and bundle.manifest.task == "single":
+    classes, multi = bundle.classes, bundle.manifest.task == "multi"
+    if index.multi and not multi:
         raise DataError(
             f"{folder}: several labels an image, the model gives one",
             hint="score it with a table that has one label a row",
         )
-    used = {label for labels in index.label_sets for label in labels}
-    unknown = sorted({index.classes[label] for label in used} - set(classes))
+    used = {name for name, count in zip(index.classes, index.counts(), strict=True) if count}
+    unknown = sorted(used - set(classes))
     if unknown:
         raise DataError(
             f"{folder}: classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}",
             hint="rename the folders to the model's classes, merge them (--merge), or leave them out (--ignore)",
         )
-    multi = bundle.manifest.task == "multi"
-    images = []
-    for image, labels in zip(index.images, index.label_sets, strict=True):
-        own = tuple(sorted(classes.index(index.classes[label]) for label in labels))
-        images.append(replace(image, label=own[0] if own else -1, labels=own if multi else ()))
-    return replace(index, classes=classes, images=tuple(images), multi=multi)
+    if multi and not index.multi:  # one label an image is a case of several
+        images = tuple(replace(image, labels=(image.label,)) for image in index.images)
+        index = replace(index, images=images, multi=True)
+    return index.with_classes(classes)
 
 
 def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[int, int], None]) -> Evaluation:

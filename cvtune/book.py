@@ -17,7 +17,7 @@ from cvtune.config import Config
 from cvtune.console import Console, duration
 from cvtune.data.split import Leaks, Split
 from cvtune.evaluation.calibration import Calibration, fit_temperature
-from cvtune.evaluation.task import Figures, task_of
+from cvtune.evaluation.task import Figures, task_of, told
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
@@ -41,6 +41,7 @@ class Book:
     """The books of one run; all files are written as soon as they are known.
 
     Attributes:
+        held: rows whose answers the session gives, ascending.
         leaks: test images that have a partner on the training side.
         crossed: the answers of a cross-validation, where one took the place of a test side.
     """
@@ -51,6 +52,7 @@ class Book:
     split: Split
     weights: WeightsInfo
     console: Console
+    held: NDArray[np.int64]
     leaks: Leaks
     crossed: Crossed | None = None
 
@@ -63,7 +65,6 @@ class Book:
         self._task = task_of(index)
         self._paths = [image.path for image in index.images]
         self._truth = self._task.truth(index)
-        self._held = np.arange(len(index)) if self.crossed else self.split.held
 
     def add(self, stage: StageResult, classifier: Classifier) -> None:
         """Write a stage down; export and evaluate the model if the stage was kept."""
@@ -113,15 +114,11 @@ class Book:
 
     def _tell_figures(self) -> None:
         if self.crossed:
-            accuracy = self._metrics["folds"].accuracy
-            text = f"{accuracy} {self._task.verdict}, {accuracy.with_interval}"
+            text = told(self._task, self._metrics["folds"].accuracy)
             how = "each image by a model that had not seen it; the bundle was trained on all of them"
             self.console.step(f"{self.crossed.k} folds", text, more=(how,))
         if "test" in self._metrics:
-            accuracy = self._metrics["test"].accuracy
-            self.console.step(
-                "test", f"{accuracy} {self._task.verdict}, {accuracy.with_interval}", more=self._without_leaks()
-            )
+            self.console.step("test", told(self._task, self._metrics["test"].accuracy), more=self._without_leaks())
 
     def _without_leaks(self) -> tuple[str, ...]:
         count = len(self.leaks.rows)
@@ -129,10 +126,10 @@ class Book:
             return ()
         if "test_without_leaks" not in self._metrics:
             return (f"LEAK: all {count} test images have a copy or a picture of the same group among those trained on",)
-        accuracy = self._metrics["test_without_leaks"].accuracy
+        without = told(self._task, self._metrics["test_without_leaks"].accuracy)
         return (
             f"LEAK: {count} of these test images have a copy or a picture of the same group among those trained on; "
-            f"without them: {accuracy} {self._task.verdict}, {accuracy.with_interval}",
+            f"without them: {without}",
         )
 
     def _write_stage(self, stage: StageResult) -> None:
@@ -161,7 +158,7 @@ class Book:
             classifier,
             logits=logits,
             root=self.data.index.root,
-            paths=[self._paths[row] for row in self._held],
+            paths=[self._paths[row] for row in self.held],
             untrusted=self.config.data.untrusted,
             limits=self.data.options,
             progress=lambda done, of: self.console.progress("parity", done, of),
@@ -184,7 +181,7 @@ class Book:
 
     def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows of the index stand among the held ones."""
-        return np.searchsorted(self._held, rows)
+        return np.searchsorted(self.held, rows)
 
     def _score_sides(self, answers: Floats, temperature: float, thresholds: tuple[float, ...]) -> None:
         if self.crossed:

@@ -64,7 +64,7 @@ def fit(
             console=console,
             crossed=crossed,
         )
-        book = Book(run, config, data, split, weights, console, found.leaked, crossed)
+        book = Book(run, config, data, split, weights, console, session.material.held, found.leaked, crossed)
         with book.guard():
             for stage in stages(session):
                 stop.arm()

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 sys.path.append(str(Path(__file__).resolve().parent))  # where this script is imported by its path
-from recipe import Card, Recipe, RecipeError, copy_all, fetched, parser, run
+from recipe import HINT, Card, Recipe, RecipeError, copy_all, fetched, parser, run
 
 TITLE = "DTD"
 DATA = Path("dtd/dtd")  # below the folder that torchvision is given
 SIDES = ("train", "val", "test")
-HINT = "remove the folder and add --download, or name another one with --source"
 
 
 def build(out: Path, *, partition: int = 1, source: Path | None = None, download: bool = False) -> bool:

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent))  # where this script is imported by its path
-from recipe import Card, Recipe, RecipeError, copy_all, fetched, parser, run, slug
+from recipe import HINT, Card, Recipe, RecipeError, copy_all, fetched, parser, run, slug
 
 TITLE = "Flowers-102"
 DATA = Path("flowers-102")  # below the folder that torchvision is given
 SIDES = {"train": "trnid", "val": "valid", "test": "tstid"}  # as setid.mat names them
-HINT = "remove the folder and add --download, or name another one with --source"
 
 CARD = Card(
     title="Flowers-102, flowers of Great Britain",

@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent))  # where this script is imported by its path
-from recipe import Card, Recipe, RecipeError, copy_all, fetched, parser, run
+from recipe import HINT, Card, Recipe, RecipeError, copy_all, fetched, parser, run
 
 TITLE = "GTSRB"
 TRAIN = Path("gtsrb/GTSRB/Training")  # below the folder that torchvision is given
 TEST = Path("gtsrb/GTSRB/Final_Test/Images")
 TRUTH = Path("gtsrb/GT-final_test.csv")
-HINT = "remove the folder and add --download, or name another one with --source"
 
 # Hyphens, so that a pattern like `(\d+)_` finds the number of the sign in the file name and never that of the class.
 CLASSES = (

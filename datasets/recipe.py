@@ -27,6 +27,7 @@ CARD = "README.md"
 MARK = ".recipe.json"
 HERE = Path(__file__).resolve().parent
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff"})
+HINT = "remove the folder and add --download, or name another one with --source"  # where upstream files are damaged
 _MANY = 8  # folders that the last line names one by one
 
 # What a downloader raises without a network, with a server that is gone, or with an archive cut short on its way.

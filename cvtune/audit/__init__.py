@@ -7,8 +7,6 @@ from cvtune.audit.findings import audit, load_audit, load_suspects, save_audit
 from cvtune.audit.labels import Judged, Suspect, judge_labels, suspects
 from cvtune.audit.proposals import write_corrections
 
-duplicate_clusters = exact_clusters
-
 __all__ = [
     "Finding",
     "Judged",
@@ -16,7 +14,6 @@ __all__ = [
     "Suspect",
     "audit",
     "clusters",
-    "duplicate_clusters",
     "exact_clusters",
     "judge_labels",
     "load_audit",

@@ -21,6 +21,7 @@ from cvtune.audit.proof import THUMBNAIL, Progress, prove
 from cvtune.audit.thumbnails import Pixels, thumbnails
 from cvtune.data.facts import Facts
 from cvtune.data.index import DatasetIndex
+from cvtune.data.units import Links
 
 PROVEN: Final = 0.45  # detail; of planted copies 1 in 100 has less: JPEG of quality 30 on the smoothest steel
 
@@ -123,21 +124,10 @@ def oversized(pairs: Iterable[Pair], n: int, *, most: int) -> tuple[tuple[int, .
 
 
 def _joined(pairs: Iterable[Pair], n: int) -> tuple[tuple[int, ...], ...]:
-    root = list(range(n))
-
-    def find(position: int) -> int:
-        while root[position] != position:
-            root[position] = root[root[position]]
-            position = root[position]
-        return position
-
+    links = Links(n)
     for pair in pairs:
-        first, second = sorted((find(pair.a), find(pair.b)))
-        root[second] = first
-    members: dict[int, list[int]] = defaultdict(list)
-    for position in range(n):
-        members[find(position)].append(position)
-    return tuple(tuple(cluster) for cluster in members.values() if len(cluster) > 1)
+        links.join((pair.a, pair.b))
+    return links.clusters()
 
 
 def _check(index: DatasetIndex, facts: Sequence[Facts], embeddings: npt.NDArray[np.float32] | None) -> None:

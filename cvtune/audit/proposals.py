@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,8 +10,7 @@ from cvtune.audit.copies import conflicts
 from cvtune.audit.duplicates import Pair
 from cvtune.audit.labels import Suspect
 from cvtune.data.cells import LABEL_SEPARATOR
-from cvtune.data.index import DatasetIndex
-from cvtune.rundir import write_text
+from cvtune.data.index import DatasetIndex, write_rows
 
 _COLUMNS: Final = ("path", "label", "new_label", "p_label", "p_new", "reason")
 
@@ -52,9 +49,5 @@ def write_corrections(path: Path, index: DatasetIndex, suspects: Sequence[Suspec
         for position, clauses in sorted(twice.items())
         if position not in suspected
     ]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(rows)
-    write_text(path, out.getvalue())
+    write_rows(path, _COLUMNS, rows)
     return len(rows)

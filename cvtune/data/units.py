@@ -65,7 +65,7 @@ class Linked:
     cuts: tuple[Cut, ...]
 
 
-class _Links:
+class Links:
     """A forest over positions: those with the same root belong together."""
 
     def __init__(self, size: int) -> None:
@@ -81,6 +81,13 @@ class _Links:
     def roots(self) -> tuple[int, ...]:
         """The root of every position."""
         return tuple(map(self.root, range(len(self._parent))))
+
+    def clusters(self) -> tuple[tuple[int, ...], ...]:
+        """Positions that are linked, two and more, ascending, in the order of their first."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for position, root in enumerate(self.roots()):
+            members[root].append(position)
+        return tuple(tuple(cluster) for cluster in members.values() if len(cluster) > 1)
 
     def join(self, cluster: Sequence[int]) -> None:
         """Link all positions of a cluster."""
@@ -99,7 +106,7 @@ def link(
         same: clusters of identical files, never cut; nor are groups.
         near: clusters of near-duplicates; small ones are joined first, because a long chain is the one to mistrust.
     """
-    links = _Links(len(index))
+    links = Links(len(index))
     by_group: dict[str, list[int]] = defaultdict(list)
     for position, image in enumerate(index.images):
         by_group[image.group].append(position)
@@ -115,7 +122,7 @@ def link(
 class _Lumps:
     """How many images of each class hang together, while clusters are joined."""
 
-    def __init__(self, index: DatasetIndex, pool: Iterable[int], links: _Links) -> None:
+    def __init__(self, index: DatasetIndex, pool: Iterable[int], links: Links) -> None:
         self._links = links
         self._total = Counter[int]()
         self._labels: dict[int, Counter[int]] = defaultdict(Counter)

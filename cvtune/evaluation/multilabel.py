@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from sklearn import metrics as sk
 
 from cvtune.errors import RunError
 from cvtune.evaluation.comparison import Comparison, compare
-from cvtune.evaluation.predictions import csv_line
+from cvtune.evaluation.predictions import FIRST_PROBABILITY, TRUTH, csv_line, read_table
 from cvtune.evaluation.rates import Rate
 from cvtune.rundir import write_bytes
 
@@ -25,7 +24,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 _SEPARATOR: Final = ";"
-_TRUTH, _LABEL, _FIRST_PROBABILITY = 1, 2, 4  # path,truth,label,probability,p:...
+_LABEL: Final = 2  # path,truth,label,probability,p:...
 _FEW: Final = 5  # images with a label; with fewer a threshold would be luck
 
 
@@ -107,15 +106,11 @@ class MultiPredictions:
             RunError: the file is missing or damaged.
         """
         try:
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-            header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-            classes = tuple(name.removeprefix("p:") for name in header[_FIRST_PROBABILITY:])
-            if header != table.header(classes, truth=True):
-                raise ValueError("its columns are not those of predictions")
+            rows, classes = read_table(path)
             return cls(
                 paths=tuple(row[0] for row in rows),
-                truth=np.array([_flags(row[_TRUTH], classes) for row in rows], bool).reshape(-1, len(classes)),
-                probabilities=np.array([row[_FIRST_PROBABILITY:] for row in rows], np.float32),
+                truth=np.array([_flags(row[TRUTH], classes) for row in rows], bool).reshape(-1, len(classes)),
+                probabilities=np.array([row[FIRST_PROBABILITY:] for row in rows], np.float32),
                 said=np.array([_flags(row[_LABEL], classes) for row in rows], bool).reshape(-1, len(classes)),
                 classes=classes,
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cvtune.errors import RunError
 from cvtune.rundir import write_bytes
 
-_TRUTH, _FIRST_PROBABILITY = 1, 4  # path,truth,label,probability,p:...
+TRUTH, FIRST_PROBABILITY = 1, 4  # path,truth,label,probability,p:...
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,7 @@ class Predictions:
             RunError: the file is missing, damaged, or made for other classes.
         """
         try:
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-            header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-            names = (
-                tuple(h.removeprefix("p:") for h in header[_FIRST_PROBABILITY:]) if classes is None else tuple(classes)
-            )
-            if header != table.header(names, truth=True):
-                raise ValueError(f"its columns are not those of the classes {', '.join(names)}")
-            return _parse(rows, names)
+            return _parse(*read_table(path, classes))
         except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{path}: cannot be read ({error})", hint="fit the run again") from error
 
@@ -115,16 +108,32 @@ def csv_line(fields: Sequence[str]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
+def read_table(path: Path, classes: Sequence[str] | None = None) -> tuple[list[list[str]], tuple[str, ...]]:
+    """The rows of a file of predictions with the truth, and its classes; see :meth:`Predictions.load`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: its columns are not those of the classes.
+        csv.Error: it is no CSV.
+    """
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names = tuple(h.removeprefix("p:") for h in header[FIRST_PROBABILITY:]) if classes is None else tuple(classes)
+    if header != table.header(names, truth=True):
+        raise ValueError(f"its columns are not those of the classes {', '.join(names)}")
+    return rows, names
+
+
 def _parse(rows: Sequence[Sequence[str]], classes: tuple[str, ...]) -> Predictions:
-    width = _FIRST_PROBABILITY + len(classes)
+    width = FIRST_PROBABILITY + len(classes)
     for number, row in enumerate(rows, start=2):
         if len(row) != width:
             raise ValueError(f"row {number} has {len(row)} fields, expected {width}")
-        if row[_TRUTH] not in classes:
-            raise ValueError(f"row {number}: unknown class '{row[_TRUTH]}'")
+        if row[TRUTH] not in classes:
+            raise ValueError(f"row {number}: unknown class '{row[TRUTH]}'")
     return Predictions(
         paths=tuple(row[0] for row in rows),
-        truth=np.array([classes.index(row[_TRUTH]) for row in rows], dtype=np.int64),
-        probabilities=np.array([row[_FIRST_PROBABILITY:] for row in rows], dtype=np.float32).reshape(-1, len(classes)),
+        truth=np.array([classes.index(row[TRUTH]) for row in rows], dtype=np.int64),
+        probabilities=np.array([row[FIRST_PROBABILITY:] for row in rows], dtype=np.float32).reshape(-1, len(classes)),
         classes=classes,
     )

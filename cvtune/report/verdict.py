@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.task import task_named
+from cvtune.evaluation.task import task_named, told
 from cvtune.report.facts import Facts, Scored
 
 
@@ -38,12 +38,11 @@ def leak_sentence(facts: Facts) -> str:
     if facts.leak.without is None:
         return f"LEAK: all {facts.leak.images} test images have {seen}: the figures of the test side prove nothing."
     has = "has" if facts.leak.images == 1 else "have"
-    verdict = task_named(facts.task).verdict
+    task = task_named(facts.task)
     whole = next(one.metrics.accuracy for one in facts.scored if one.side == "test")
-    without = facts.leak.without
     return (
-        f"LEAK: {facts.leak.images} of these {whole.n} test images {has} {seen}; without them: {without} {verdict}, "
-        f"{without.with_interval}; with them: {whole} {verdict}, {whole.with_interval}."
+        f"LEAK: {facts.leak.images} of these {whole.n} test images {has} {seen}; "
+        f"without them: {told(task, facts.leak.without)}; with them: {told(task, whole)}."
     )
 
 

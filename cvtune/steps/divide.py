@@ -14,9 +14,9 @@ from typing import Any
 from cvtune.audit import Finding, audit, save_audit, write_corrections
 from cvtune.config import Config, dump_toml
 from cvtune.console import Console
-from cvtune.data.groups import propose_grouping
+from cvtune.data.groups import Proposal
 from cvtune.data.index import DatasetIndex
-from cvtune.data.memory import recall, remember
+from cvtune.data.memory import Kept, recall, remember
 from cvtune.data.pixels import measure_window
 from cvtune.data.split import Leaks, Split, leaks, split_index
 from cvtune.models.weights import WeightsInfo
@@ -39,7 +39,7 @@ def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Consol
     index = data.index
     if config.data.folds:
         return _undivided(index, config.data.folds, console)
-    before = None if config.data.new_split else recall(folder, config.data)
+    before = recall(folder, config.data)
     kept = before.sides if before else {}
     split = split_index(index, config.data, seed=config.seed, same=seen.same, near=seen.near, kept=kept)
     unsaved = remember(folder, index, split, config.data) if keep else ""
@@ -47,7 +47,9 @@ def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Consol
     groups = "groups" if config.data.group_by else "duplicates"
     crossing = _crossing(index, split, seen.clusters)
     apart = f"{crossing} {groups} on two of the given sides: audit.json" if crossing else f"no {groups} on two sides"
-    console.step("split", f"{counts}, {apart}", more=(*_notes(index, split, before, kept), *filter(None, [unsaved])))
+    console.step(
+        "split", f"{counts}, {apart}", more=(*_notes(index, split, before, seen.proposal), *filter(None, [unsaved]))
+    )
     return split
 
 
@@ -60,17 +62,16 @@ def _undivided(index: DatasetIndex, k: int, console: Console) -> Split:
     return Split(sides)
 
 
-def _notes(index: DatasetIndex, split: Split, before: Any, kept: Any) -> tuple[str, ...]:
+def _notes(index: DatasetIndex, split: Split, before: Kept | None, proposal: Proposal | None) -> tuple[str, ...]:
     notes = list(split.notes)
     if before and before.note:
         notes.insert(0, before.note)
-    if kept:
-        new = sum(image.sha256 not in kept for image in index.images)
+    if before and before.sides:
+        new = sum(image.sha256 not in before.sides for image in index.images)
         more = f"; {new} new images joined them" if new else ""
         notes.insert(0, f"the sides of the earlier run on this folder{more} (--new-split deals anew)")
     if index.ungrouped:
         notes.append(f"{index.ungrouped} paths do not match --group-by: each of them stands for itself")
-    proposal = propose_grouping(index)
     if proposal:
         notes.append(f"{proposal.reason}: if they show the same part, fit with --group-by '{proposal.spec}'")
     return tuple(notes)
@@ -122,7 +123,7 @@ def audited(data: Data, seen: Seen, split: Split) -> Audited:
         facts=data.facts,
         pairs=seen.pairs,
         suspects=seen.suspects,
-        proposal=propose_grouping(data.index),
+        proposal=seen.proposal,
         leaks=leaked,
         label_note=seen.judged.note,
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cvtune.audit import Judged, Pair, Suspect, clusters, exact_clusters, judge_labels, near_pairs
 from cvtune.config import Config
 from cvtune.console import Console
+from cvtune.data.groups import Proposal, propose_grouping
 from cvtune.data.pixels import measure_window
 from cvtune.models.backbone import Backbone
 from cvtune.models.features import embed
@@ -29,6 +30,7 @@ class Seen:
         pairs: the copies one by one, exact and near.
         judged: labels that look wrong, or why none was judged.
         table: float32 [N, D], embeddings of the pretrained network; None where nothing was embedded.
+        proposal: a grouping that the file names suggest.
         window: the window that deep images were embedded with, None for 8 bits.
     """
 
@@ -38,6 +40,7 @@ class Seen:
     judged: Judged = NOT_JUDGED
     table: NDArray[np.float32] | None = None
     window: tuple[float, float] | None = None
+    proposal: Proposal | None = None
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
@@ -59,9 +62,9 @@ def examine(data: Data, backbone: Backbone | None, config: Config, console: Cons
         config: `data.near_duplicates` false looks at identical bytes alone.
         console: progress and a line.
     """
-    same = exact_clusters(data.index)
+    same, proposal = exact_clusters(data.index), propose_grouping(data.index)
     if not config.data.near_duplicates:
-        return Seen(same)
+        return Seen(same, proposal=proposal)
     window = _window(data, config)
     table = None if backbone is None else _embed(data, backbone, window, console)
     pairs = near_pairs(
@@ -82,7 +85,7 @@ def examine(data: Data, backbone: Backbone | None, config: Config, console: Cons
             progress=lambda done, of: console.progress("labels", done, of),
         )
     console.step("audit", _sentence(data, same, near, judged))
-    return Seen(same, near, pairs, judged, table, window)
+    return Seen(same, near, pairs, judged, table, window, proposal)
 
 
 def _window(data: Data, config: Config) -> tuple[float, float] | None:

@@ -14,13 +14,14 @@ from cvtune.config import Config
 from cvtune.console import Console, duration
 from cvtune.data.index import write_rows
 from cvtune.data.split import Split, fold_splits
-from cvtune.evaluation.task import task_of
+from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.task import task_of, told
 from cvtune.models.backbone import Backbone
 from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
 from cvtune.steps.train import Crossed, Plugins, prepare
-from cvtune.training.stages import Floats, StageResult, stages
+from cvtune.training.stages import Floats, Session, StageResult, stages
 from cvtune.training.stop import StopRequest
 
 
@@ -30,6 +31,7 @@ class _Fold:
     logits: Floats
     trained: int
     kept: tuple[StageResult, ...]
+    accuracy: Rate
     score: float
     log_loss: float
 
@@ -57,10 +59,16 @@ def cross_validate(
     if k is None:
         return None
     share = config if config.train.budget is None else _with_budget(config, config.train.budget / (k + 1))
-    done = [
-        _fold(number, split, rows, run, share, data, seen, backbone, plugins=plugins, stop=stop, console=console)
-        for number, (split, rows) in enumerate(_splits(data, seen, config, k), start=1)
-    ]
+    done = []
+    for number, (split, rows) in enumerate(_splits(data, seen, config, k), start=1):
+        started = time.monotonic()
+        session = prepare(
+            run, share, data, seen, split, backbone, plugins=plugins, replay={}, stop=stop, console=console, quiet=True
+        )
+        fold = _fold(session, rows, data)
+        text = f"{told(task_of(data.index), fold.accuracy)}   {fold.kept[-1].name}"
+        console.step(f"fold {number}", f"{text}   {duration(time.monotonic() - started)}")
+        done.append(fold)
     rows = np.concatenate([fold.rows for fold in done])
     order = np.argsort(rows)
     _write(run, data, done)
@@ -98,35 +106,18 @@ def _splits(data: Data, seen: Seen, config: Config, k: int) -> list[tuple[Split,
     return result
 
 
-def _fold(
-    number: int,
-    split: Split,
-    rows: NDArray[np.int64],
-    run: RunDir,
-    config: Config,
-    data: Data,
-    seen: Seen,
-    backbone: Backbone,
-    *,
-    plugins: Plugins,
-    stop: StopRequest,
-    console: Console,
-) -> _Fold:
-    started = time.monotonic()
-    session = prepare(
-        run, config, data, seen, split, backbone, plugins=plugins, replay={}, stop=stop, console=console, quiet=True
-    )
-    kept = [stage for stage in stages(session) if stage.kept]
+def _fold(session: Session, rows: NDArray[np.int64], data: Data) -> _Fold:
+    """Train all stages of a fold and ask the model that is kept about the rows that were held out."""
+    kept = tuple(stage for stage in stages(session) if stage.kept)
     assert kept[-1].logits is not None
-    logits = kept[-1].logits[np.searchsorted(split.held, rows)]
+    logits = kept[-1].logits[np.searchsorted(session.material.held, rows)]
     task, index = task_of(data.index), data.index
-    truth = task.truth(index)[rows]
     paths = [index.images[row].path for row in rows]
-    answers = task.predictions(paths, truth, task.probabilities(logits), index.classes)
+    answers = task.predictions(paths, session.material.labels[rows], task.probabilities(logits), index.classes)
     figures = task.score(answers)
-    text = f"{figures.accuracy} {task.verdict}, {figures.accuracy.with_interval}"
-    console.step(f"fold {number}", f"{text}   {kept[-1].name}   {duration(time.monotonic() - started)}")
-    return _Fold(rows, logits, len(split.indices("train")), tuple(kept), task.headline(answers), answers.log_loss)
+    return _Fold(
+        rows, logits, len(session.material.train), kept, figures.accuracy, task.headline(figures), answers.log_loss
+    )
 
 
 def _recipe(done: Sequence[_Fold], images: int) -> dict[str, tuple[int, int]]:

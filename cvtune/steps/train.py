@@ -164,10 +164,11 @@ class _Judge:
 
     def __call__(self, new: Floats, old: Floats | None) -> Judgement:
         fresh = self._predictions(new)
+        figure = self.task.headline(self.task.score(fresh))
         if old is None:
-            return Judgement(True, "the first model", self.task.headline(fresh), fresh.log_loss)
+            return Judgement(True, "the first model", figure, fresh.log_loss)
         verdict = self.task.better(fresh, self._predictions(old))
-        return Judgement(verdict.keep, verdict.reason, self.task.headline(fresh), fresh.log_loss)
+        return Judgement(verdict.keep, verdict.reason, figure, fresh.log_loss)
 
     def _predictions(self, logits: Floats) -> Any:
         return self.task.predictions(self.paths, self.truth, self.task.probabilities(logits), self.classes)

@@ -13,19 +13,19 @@ from cvtune.audit import (
     Pair,
     Suspect,
     audit,
-    duplicate_clusters,
+    exact_clusters,
     load_audit,
     load_suspects,
     rate_not_excluded,
     save_audit,
     worst_severity,
 )
-from cvtune.data.facts import Facts
 from cvtune.data.folder import Skipped
 from cvtune.data.groups import Proposal
 from cvtune.data.index import DatasetIndex, Image, build_index
 from cvtune.data.split import Leaks, Split
 from cvtune.errors import RunError
+from tests.audit.samples import FACT
 
 
 def make(*images: Image, **more: object) -> DatasetIndex:
@@ -72,8 +72,8 @@ def test_copies_and_groups_on_two_given_sides() -> None:
 
 def test_clusters_are_positions() -> None:
     index = make(image("a/1", sha="x"), image("b/1", sha="y"), image("a/2", sha="x"), image("b/2", sha="y"))
-    assert duplicate_clusters(index) == ((0, 2), (1, 3))
-    assert duplicate_clusters(make()) == ()
+    assert exact_clusters(index) == ((0, 2), (1, 3))
+    assert exact_clusters(make()) == ()
 
 
 def test_small_and_uneven_classes() -> None:
@@ -165,16 +165,7 @@ def test_labels_that_were_not_judged() -> None:
 
 def test_everything_together_warnings_first() -> None:
     index = make(image("a/1", sha="x"), image("a/2", sha="x"), image("b/1"))
-    fact = Facts(
-        *("", "JPEG", 200, 200, 8, "grey", False, 9000, 94, "", 1, 1, ()),
-        phash=0,
-        brightness=0.5,
-        border=0.5,
-        sharpness=100.0,
-        dark=0.0,
-        bright=0.0,
-    )
-    facts = [replace(fact, quality=90 if one.label else 75) for one in index.images]
+    facts = [replace(FACT, quality=90 if one.label else 75) for one in index.images]
     facts[5] = replace(facts[5], sharpness=0.0)
     found = audit(
         index,

@@ -9,18 +9,10 @@ import pytest
 
 from cvtune.audit.finding import Finding
 from cvtune.audit.quality import quality
-from cvtune.data.facts import Facts
 from cvtune.data.index import DatasetIndex, Image
+from tests.audit.samples import FACT as SAMPLE
 
-FACT = Facts(
-    *("", "PNG", 200, 200, 8, "grey", False, 9000, None, "", 1, 1, ()),
-    phash=0,
-    brightness=0.5,
-    border=0.5,
-    sharpness=100.0,
-    dark=0.0,
-    bright=0.0,
-)
+FACT = replace(SAMPLE, kind="PNG", quality=None)
 
 
 def found(changes: dict[int, dict[str, Any]], *, each: int = 30, every: dict[str, Any] | None = None) -> list[Finding]:

@@ -12,18 +12,9 @@ from cvtune.audit.finding import Finding
 from cvtune.audit.shortcuts import shortcuts
 from cvtune.data.facts import Facts
 from cvtune.data.index import DatasetIndex, Image
+from tests.audit.samples import FACT
 
 Change = Callable[[int, Facts], dict[str, Any]]
-
-FACT = Facts(
-    *("", "JPEG", 200, 200, 8, "grey", False, 9000, 94, "", 1, 1, ()),
-    phash=0,
-    brightness=0.5,
-    border=0.5,
-    sharpness=100.0,
-    dark=0.0,
-    bright=0.0,
-)
 
 
 def folder(*sizes: int) -> DatasetIndex:
