@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cvtune.audit.alignment import align, move
-from cvtune.audit.proof import SIDE, THUMBNAIL, Overlay, prove
+from cvtune.audit.proof import SIDE, THUMBNAIL, Overlay, detail_agreement, prove
 from cvtune.audit.thumbnails import band, grey, thumbnails
 
 Grey = NDArray[np.float32]
@@ -158,7 +158,8 @@ def test_the_three_tests_see_what_they_are_for() -> None:
     assert overlay(picture, picture * 0.9 + 20).light_residue() < 0.2
     assert overlay(picture, spotted).foreign_blocks() > 1
     assert overlay(picture, jpeg(picture, 50)).foreign_blocks() == 0
-    assert overlay(picture, other_grain).detail_agreement() < overlay(picture, jpeg(picture, 50)).detail_agreement()
+    foreign, saved = detail_agreement([overlay(picture, other_grain), overlay(picture, jpeg(picture, 50))])
+    assert foreign < saved
 
 
 def test_brightening_that_cuts_off_the_light_parts() -> None:
