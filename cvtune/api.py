@@ -12,7 +12,7 @@ from cvtune_edge.runtime import Bundle, Prediction, Unreadable
 
 from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
-from cvtune.errors import DataError, RunError
+from cvtune.errors import ConfigError, DataError, RunError
 from cvtune.rundir import RunDir, bundle_of, read_json
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ PathLike = str | Path
 
 
 def fit(
-    folder: PathLike,
+    folder: PathLike | None = None,
     *,
     out: PathLike | None = None,
     config: Config | PathLike | None = None,
     plan: PathLike | None = None,
+    resume: PathLike | None = None,
     head: HeadFactory | None = None,
     augmentation: Callable[..., dict[str, Any]] | None = None,
     callbacks: Sequence[Any] = (),
@@ -49,6 +50,9 @@ def fit(
         out: the run directory, `runs/<folder>-<n>` when unset.
         config: settings, or a TOML file with some of them.
         plan: an earlier run; what it chose by the clock is chosen again, so that a run with a budget can be repeated.
+        resume: a run that was interrupted, in place of a folder: it goes on where it was, with its own settings, and
+            ends with the weights that it would have had. Your own head, augmentation and callbacks are not kept in a
+            run: pass them again.
         head: called with (embedding width D, classes K), gives a `torch.nn.Module` from [N, D] to logits [N, K].
         augmentation: an albumentations transform for uint8 [S, S, 3] (float32 0..1 for 16-bit and float images), in
             place of the preset's.
@@ -67,16 +71,29 @@ def fit(
     Raises:
         CvtuneError: something the user can mend.
     """
-    config = _settings(config, {**flags, **(settings or {})})  # before torch is imported: a typo is told at once
+    own = {key: value for key, value in {**flags, **(settings or {})}.items() if value is not None}
+    if (folder is None) is (resume is None):
+        raise ConfigError("a fit needs a folder, or a run to resume, and not both", hint="cvtune fit --resume RUN")
+    if resume is not None and (own.keys() - {"preset"} or own.get("preset", "auto") != "auto" or config or plan or out):
+        raise ConfigError(
+            f"{resume} goes on with its own settings: nothing else can be asked for",
+            hint=f"cvtune fit --resume {resume}, or fit the folder anew with other settings",
+        )
+    config = _settings(config, own)  # before torch is imported: a typo is told at once
     from cvtune.pipeline import fit as run_pipeline
-    from cvtune.steps import Plugins
+    from cvtune.steps import Plugins, resumed
 
+    if resume is not None:
+        folder, config = resumed(Path(resume))
+    assert folder is not None
     plugins = Plugins(head, augmentation, tuple(callbacks), tuple(loggers), dict(trainer or {}))
+    place = out if resume is None else resume
     outcome = run_pipeline(
         Path(folder),
         config,
-        out=None if out is None else Path(out),
+        out=None if place is None else Path(place),
         plan=None if plan is None else Path(plan),
+        resume=resume is not None,
         plugins=plugins,
         console=console or Console(quiet=True),
     )
@@ -308,7 +325,7 @@ class Run:
         facts = read_json(self.directory.model)
         if facts["head"] != "linear" and head is None:
             raise RunError(f"{self.path}: its head is your own, {facts['head']}", hint="pass head=... to model()")
-        backbone = create_empty(facts["backbone"], size=facts["size"])
+        backbone = create_empty(facts["backbone"], size=facts["size"], taps=facts.get("taps", ()))
         factory = head if head is not None and facts["head"] != "linear" else LinearHead
         classifier = Classifier(backbone, factory(backbone.width, len(facts["classes"])))
         classifier.load_state_dict(load_file(self.directory.weights))

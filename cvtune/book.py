@@ -21,9 +21,10 @@ from cvtune.evaluation.task import Figures, task_of, told
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
-from cvtune.rundir import RunDir, write_bytes, write_json, write_text
+from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
 from cvtune.steps import Crossed, Data
-from cvtune.training.stages import Floats, StageResult
+from cvtune.training.checkpoint import sweep
+from cvtune.training.session import Floats, StageResult
 
 CURVES = "stage,epoch,step,train_loss,val_loss,val_balanced_accuracy,learning_rate"
 
@@ -81,6 +82,9 @@ class Book:
         """Whatever goes wrong in a later stage, the model of the stage before keeps its figures and its report."""
         try:
             yield
+        except Terminated:  # who sends SIGTERM does not wait for a report
+            self.console.step("ended", f"by SIGTERM; go on with: cvtune fit --resume {self.run.root}")
+            raise
         except BaseException:
             if self._metrics:
                 self._summarise("ended", "early; the last model that was kept is the one above")
@@ -88,8 +92,11 @@ class Book:
 
     def close(self, *, stopped: int) -> Outcome:
         """The summary, the report and the mark that the run is complete."""
-        self._summarise(*(("stopped", "on request; this is the best model so far") if stopped else ()))
-        write_text(self.run.done, "stopped on request\n" if stopped else "complete\n")
+        early = "on request; this is the best model so far", f"go on with: cvtune fit --resume {self.run.root}"
+        self._summarise(*(("stopped", *early) if stopped else ()))
+        write_text(self.run.done, "stopped on request\n" if stopped else f"{COMPLETE}\n")
+        if not stopped:
+            sweep(self.run)
         return Outcome(self.run, stopped)
 
     def _summarise(self, *early: str) -> None:
@@ -103,7 +110,7 @@ class Book:
         )
         self.console.step("report", str(self.run.report))
         if early:
-            self.console.step(*early)
+            self.console.step(*early[:2], more=early[2:])
         write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
         build_report(self.run)  # which shows the summary
 
@@ -223,6 +230,7 @@ class Book:
             self.run.model,
             {
                 "backbone": self.weights.backbone,
+                "taps": list(classifier.backbone.taps),
                 "classes": list(self.data.index.classes),
                 "size": self.data.frame.size,
                 "mean": list(self.data.frame.mean),

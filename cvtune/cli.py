@@ -22,12 +22,10 @@ app = typer.Typer(
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")]
-Folder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FOLDER", help="class/**/image, or train/, val/, test/ above the classes; or a table path,label."
-    ),
-]
+_FOLDER = typer.Argument(
+    metavar="FOLDER", help="class/**/image, or train/, val/, test/ above the classes; or a table path,label."
+)
+Folder = Annotated[Path, _FOLDER]
 GroupBy = Annotated[
     str | None,
     typer.Option(help="Same group, same side: a regex on the path, level:N, column:NAME or FILE.csv:COLUMN."),
@@ -54,7 +52,7 @@ def _main(
 
 @app.command()
 def fit(
-    folder: Folder,
+    folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/FOLDER-N when unset.")] = None,
     preset: Annotated[str, typer.Option(help="auto, default, defects, xray or traffic-signs.")] = "auto",
     config: Annotated[Path | None, typer.Option(help="TOML file; see configs/default.toml.")] = None,
@@ -75,7 +73,8 @@ def fit(
     roi: Annotated[str | None, typer.Option(help="x,y,width,height: look at this part of the frame only.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Image of the frame's size: white is looked at.")] = None,
     window: Annotated[str | None, typer.Option(help="low,high: black and white of 16-bit images.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for training: 30s, 5m, 2h.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for all of it: 30s, 5m, 2h.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a run that was interrupted.")] = None,
     plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
     logger: Annotated[list[str] | None, typer.Option(help="tensorboard or mlflow, beside metrics.csv.")] = None,
@@ -108,7 +107,13 @@ def fit(
     }
     try:
         run = api.fit(
-            folder, out=out, config=config, plan=plan, console=Console(quiet=quiet, verbose=verbose), settings=flags
+            folder,
+            out=out,
+            config=config,
+            plan=plan,
+            resume=resume,
+            console=Console(quiet=quiet, verbose=verbose),
+            settings=flags,
         )
     except KeyboardInterrupt as end:  # typer would make an exit code of it without a word
         print("interrupted: nothing is kept of a run that had no model yet", file=sys.stderr)

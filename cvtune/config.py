@@ -94,19 +94,19 @@ class AugmentConfig(_Section):
 class StageConfig(_Section):
     """One Lightning stage."""
 
-    steps: int = Field(400, ge=0)  # optimizer steps at most; 0 leaves the stage out
+    steps: int = Field(2000, ge=0)  # optimizer steps at most; 0 leaves the stage out
     learning_rate: float = Field(1e-3, gt=0)
     layer_decay: float = Field(0.75, gt=0, le=1)  # the rate shrinks by this factor per layer group towards the input
     head_factor: float = Field(1.0, gt=0)  # the head's rate over the last group's
-    patience: int = Field(4, ge=1)  # epochs without a better validation score
+    patience: int = Field(12, ge=1)  # epochs without a better validation loss; high rates look bad until they fall
 
 
 class AllConfig(StageConfig):
     """The stage in which every layer learns: few steps, low rates."""
 
-    steps: int = Field(120, ge=0)
+    steps: int = Field(500, ge=0)
     learning_rate: float = Field(2e-4, gt=0)
-    patience: int = Field(3, ge=1)
+    patience: int = Field(6, ge=1)
 
 
 class TrainConfig(_Section):
@@ -116,9 +116,11 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
-    class_weights: Literal["auto", "none"] = "auto"
-    cut: float = Field(0.67, ge=0, le=1)  # share of the layer groups that the tail stage leaves frozen
-    budget: float | None = Field(None, gt=0)  # seconds of training, all stages together
+    loss: Literal["cross-entropy", "logit-adjusted", "focal"] = "cross-entropy"
+    class_weights: Literal["auto", "balanced", "none"] = "auto"
+    mixup: Literal["auto", "off"] | Share = "auto"  # alpha; auto: off below 20,000 images
+    cut: float | None = Field(None, ge=0, le=1)  # share of the layer groups that the tail leaves frozen; else measured
+    budget: float | None = Field(None, gt=0)  # seconds for the whole fit
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
     tail: StageConfig = StageConfig()

@@ -7,6 +7,7 @@ CvtuneError               exit code 2
 |- ConfigError            a config file or a flag: unknown keys, values out of range
 |- WeightsError           pretrained weights that cannot be found or do not fit
 |- ModelError             an unknown backbone, or one that cannot be used
+|- TrainingError          a stage whose loss is not a finite number
 |- RunError               a run directory that is in use, taken, or not a run
 `- GateError              exit code 3: the exported model does not answer like the trained one
 """
@@ -34,6 +35,10 @@ class ModelError(CvtuneError):
     """The backbone is unknown or cannot be used."""
 
 
+class TrainingError(CvtuneError):
+    """A stage of training cannot go on; the model of the stage before is kept."""
+
+
 class RunError(CvtuneError):
     """The run directory is in use by another process, already holds something else, or is not a run."""
 
@@ -53,5 +58,6 @@ __all__ = [
     "ImageError",
     "ModelError",
     "RunError",
+    "TrainingError",
     "WeightsError",
 ]

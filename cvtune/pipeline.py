@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 from cvtune import steps
@@ -19,6 +20,7 @@ def fit(
     *,
     out: Path | None = None,
     plan: Path | None = None,
+    resume: bool = False,
     plugins: steps.Plugins | None = None,
     console: Console,
 ) -> Outcome:
@@ -29,6 +31,7 @@ def fit(
         config: all settings.
         out: the run directory, `runs/<folder>-<n>` when unset.
         plan: an earlier run, whose choices made by the clock are repeated.
+        resume: `out` is a run that was interrupted: what is finished in it is not done again.
         plugins: the user's head, augmentation, callbacks and loggers.
         console: where the steps are told.
 
@@ -36,12 +39,12 @@ def fit(
         CvtuneError: something the user can mend; see `cvtune.errors`.
         KeyboardInterrupt: stopped before there was a model.
     """
-    plugins = plugins or steps.Plugins()
-    replay = steps.check(config, plan)
+    plugins, began = plugins or steps.Plugins(), time.monotonic()
+    replay = steps.check(config, out if resume else plan, resume=resume)
     weights = steps.find_weights(config)
     index = steps.index(folder, config, console)
-    run = steps.new_run(folder, out)
-    with run.locked(), steps.scratch(run) as scratch, StopRequest() as stop:
+    run = steps.new_run(folder, out, resume=resume)
+    with run.locked(resume=resume), steps.scratch(run) as scratch, StopRequest() as stop:
         data = steps.read(index, config, weights, scratch, console)
         backbone = steps.network(config, weights, data, console)
         seen = steps.examine(data, backbone, config, console)
@@ -49,21 +52,10 @@ def fit(
         split = steps.divide(data, seen, config, folder, console)
         data = steps.window(data, split, config, console)
         found = steps.audited(data, seen, split)
-        steps.record(run, config, found, split, weights, folder)
-        crossed = steps.cross_validate(run, config, data, seen, backbone, plugins=plugins, stop=stop, console=console)
-        session = steps.prepare(
-            run,
-            config,
-            data,
-            seen,
-            split,
-            backbone,
-            plugins=plugins,
-            replay=replay,
-            stop=stop,
-            console=console,
-            crossed=crossed,
-        )
+        ledger = steps.record(run, config, found, split, weights, folder, resume=resume)
+        lab = steps.Lab(run, config, data, seen, backbone, scratch, plugins, replay, ledger, stop, console, began)
+        crossed = steps.cross_validate(lab)
+        session = steps.prepare(lab, split, crossed=crossed)
         book = Book(run, config, data, split, weights, console, session.material.held, found.leaked, crossed)
         with book.guard():
             for stage in stages(session):

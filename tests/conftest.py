@@ -74,6 +74,7 @@ backbone = "test_efficientnet"
 from_scratch = true
 [train]
 workers = 0
+cut = 0.67
 [train.tail]
 steps = 4
 [train.all]

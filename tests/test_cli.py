@@ -103,7 +103,7 @@ def test_version(cvtune: Command) -> None:
     "arguments, sentence",
     [
         (["fitt"], "No such command 'fitt'."),
-        (["fit"], "Missing argument 'FOLDER'."),
+        (["fit"], "a fit needs a folder, or a run to resume, and not both"),
         (["fit", "parts", "--sed", "1"], "No such option: --sed"),
         (["fit", "parts", "--seed", "one"], "Invalid value for '--seed'"),
         (["predict", "bundle"], "Missing argument 'PATH'."),

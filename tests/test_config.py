@@ -73,7 +73,7 @@ def test_the_last_word_wins(tmp_path: Path) -> None:
     file = write(tmp_path / "my.toml", "seed = 3\n[augment]\nrotate = 1.5\n[train.tail]\nsteps = 9\n")
     config = load_config("defects", file, {"train.tail.steps": 7, "train.budget": None, "seed": None})
     assert (config.augment.vflip, config.augment.rotate, config.seed) == (True, 1.5, 3)
-    assert (config.train.tail.steps, config.train.tail.patience, config.train.budget) == (7, 4, None)
+    assert (config.train.tail.steps, config.train.tail.patience, config.train.budget) == (7, 12, None)
 
 
 def test_a_file_may_name_its_preset_and_a_flag_overrules_it(tmp_path: Path) -> None:

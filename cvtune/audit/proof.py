@@ -150,12 +150,12 @@ class _Search:
         places, matches = align(views[at[:, 0]], views[at[:, 1]], self.places[chunk], steps=_FINE.steps)
         scores = np.full(len(chunk), -1, np.float32)
         fitting = np.flatnonzero(matches >= _FINE.least)
-        scores[fitting] = detail_agreement([pictures.overlay(*at[i], places[i]) for i in fitting])
+        scores[fitting] = detail_agreement([pictures.overlay(at[i, 0], at[i, 1], places[i]) for i in fitting])
         promising = fitting[scores[fitting] >= _PROMISING]
         if len(promising):
             first, second = at[promising].T
             better, _ = align(pictures.detail[first], pictures.detail[second], places[promising], steps=_LAST_STEPS)
-            overlays = [pictures.overlay(*at[i], place) for i, place in zip(promising, better, strict=True)]
+            overlays = [pictures.overlay(at[i, 0], at[i, 1], place) for i, place in zip(promising, better, strict=True)]
             same = np.array([overlay.same_photograph() for overlay in overlays])
             scores[promising] = np.where(same, detail_agreement(overlays), -1)
         return scores

@@ -1,10 +1,11 @@
-"""The files of a pixel store: segments of records with their index, read through memory maps."""
+"""The files of a store: segments of records with their index, read through memory maps."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -12,25 +13,39 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cvtune.data.facts import Facts
 from cvtune.rundir import write_bytes
 
 Pixels = npt.NDArray[Any]  # uint8, uint16 or float32
 
 FORMAT: Final = 1  # another layout or other facts: older keys are left behind and evicted in their turn
 SEGMENT_BYTES: Final = 128 * 2**20  # 50,000 images of 224 px are 56 files; what a kill loses is read again in seconds
+_ROWS: Final = 2048
 _OPEN: Final = 64  # maps kept open: macOS grants a process 256 handles
 # Nothing else is ever deleted: CVTUNE_CACHE may name a folder in which somebody keeps pictures of his own.
 _OURS: Final = re.compile(r"\d{20}-[0-9a-f]{8}\.(pixels|json)|\.\d{20}-[0-9a-f]{8}\.json\.part|[0-9a-f]{32}\.run")
 
 
+class Noted(Protocol):
+    """What is written down about a record."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that it was made from, by which it is found again."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the hash among them."""
+
+
+N = TypeVar("N", bound=Noted)
+
+
 class Place(NamedTuple):
-    """Where the pixels of an image are."""
+    """Where the pixels of an image are, or another record."""
 
     file: Path
     row: int
@@ -44,19 +59,34 @@ class Layout:
     dtype: str
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(3, S, S)."""
         return 3, self.size, self.size
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one image."""
-        return 3 * self.size**2 * np.dtype(self.dtype).itemsize
+        """Bytes of one record."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def per_segment(self) -> int:
         """Records of a full segment."""
         return max(1, SEGMENT_BYTES // self.record_bytes)
+
+
+@dataclass(frozen=True)
+class RowLayout(Layout):
+    """Records of `size` numbers each."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(size,)."""
+        return (self.size,)
+
+    @property
+    def per_segment(self) -> int:
+        """Rows of a full segment; there is work in each of them, and a kill is to lose no more than seconds of it."""
+        return min(super().per_segment, _ROWS)
 
 
 class Maps:
@@ -109,7 +139,7 @@ class Segment:
 
 
 @dataclass
-class Entry:
+class Entry(Generic[N]):
     """A record.
 
     Attributes:
@@ -122,7 +152,7 @@ class Entry:
     place: Place
     checksum: str
     line: bytes = b""
-    facts: Facts | None = None
+    facts: N | None = None
 
 
 @dataclass
@@ -140,7 +170,7 @@ class Writer:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def append(self, facts: Facts, pixels: Pixels, checksum: str) -> Place:
+    def append(self, facts: Noted, pixels: Pixels, checksum: str) -> Place:
         """Add a record.
 
         Raises:
@@ -181,7 +211,7 @@ def read_record(place: Place, layout: Layout) -> bytes:
         return handle.read(layout.record_bytes)
 
 
-def read_index(file: Path) -> Iterator[tuple[str, Entry]]:
+def read_index(file: Path) -> Iterator[tuple[str, Entry[Any]]]:
     """The records of a segment by the content of their images; the pixels are another matter.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Decoded pixels and facts kept between runs, found again by the content of the file they were read from.
+"""Decoded pixels with their facts, and embeddings, kept between runs and found again by the content of the file.
 
     pixels/                        below the user's cache directory, or in the run's scratch folder
       .lock                        held for moments: while a run enters and while segments are deleted
-      <key>/                       what decides the values: preprocessing, reading, versions of the libraries
+      <key>/                       what decides the values: preprocessing, reading, versions; of embeddings the weights
         <process>.run              locked by the operating system as long as a run uses this key
-        <segment>.pixels           records of 3 * S * S values, one behind the other, about 128 MB
+        <segment>.pixels           records of 3 * S * S values or of D, one behind the other, about 128 MB at most
         <segment>.json             line 1: {"format", "records", "sum" of the rest}, then a line of facts a record,
                                    with the blake2b checksum of its pixels
 
@@ -27,15 +27,16 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple
 
 from cvtune.data.facts import Facts
 from cvtune.data.segments import (
     Entry,
     Layout,
+    N,
     Pixels,
     Place,
     Segment,
@@ -54,11 +55,11 @@ _WAIT: Final = 10.0  # seconds for others to leave the lock, which they hold for
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 
-class Kept(NamedTuple):
+class Kept(NamedTuple, Generic[N]):
     """What is known about an image of earlier."""
 
     place: Place
-    facts: Facts
+    facts: N
 
 
 class Lease:
@@ -86,25 +87,29 @@ def _let_go(handle: int, file: Path, owner: int) -> None:
         delete(file)
 
 
-class PixelStore:
+class Store(Generic[N]):
     """The segments of one key: what is there is found, what is missing is added. Usable from several threads.
 
     Args:
         root: the folder of all keys; created, for this user alone.
-        key: 32 hexadecimal digits of a hash of what decides the values of the pixels.
+        key: 32 hexadecimal digits of a hash of what decides the values of the records.
         layout: of the records.
+        parse: makes what was noted about a record out of its plain values.
         cap: bytes of all keys together at most; None for no limit.
 
     Raises:
         OSError: the folder cannot be written or locked.
     """
 
-    def __init__(self, root: Path, key: str, layout: Layout, *, cap: int | None = None) -> None:
+    def __init__(
+        self, root: Path, key: str, layout: Layout, parse: Callable[[dict[str, Any]], N], *, cap: int | None = None
+    ) -> None:
         self.root, self.folder, self.layout = root, root / key, layout
         self.repaired = 0
+        self._parse = parse
         self._cap = cap
         self._lock = threading.Lock()
-        self._known: dict[str, Entry] = {}
+        self._known: dict[str, Entry[N]] = {}
         self._used: set[Path] = set()
         self._writer: Writer | None = None
         root.mkdir(parents=True, exist_ok=True, mode=0o700)  # the pictures are nobody else's business
@@ -118,8 +123,8 @@ class PixelStore:
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, sha256: str) -> Kept | None:
-        """Pixels and facts of the file with this content, verified; None where it has to be read."""
+    def find(self, sha256: str) -> Kept[N] | None:
+        """Place and notes of the record of the file with this content, verified; None where it has to be made."""
         entry = self._known.get(sha256)
         if entry is None:
             return None
@@ -129,19 +134,19 @@ class PixelStore:
             self._used.add(entry.place.file)
         with contextlib.suppress(OSError):  # a disk that fails, or somebody deleted the file
             if checksum_of(read_record(entry.place, self.layout)) == entry.checksum:
-                return Kept(entry.place, Facts.from_json(json.loads(entry.line)))
+                return Kept(entry.place, self._parse(json.loads(entry.line)))
         with self._lock:
             if self._known.get(sha256) is entry:  # not yet noticed by another thread
                 del self._known[sha256]
                 self.repaired += 1
         return None
 
-    def add(self, facts: Facts, pixels: Pixels) -> Place:
-        """Keep an image; two files of one content are kept once.
+    def add(self, facts: N, pixels: Pixels) -> Place:
+        """Keep a record; those of two files of one content are kept once.
 
         Args:
             facts: of the file.
-            pixels: [3, S, S] of the layout's type.
+            pixels: of the layout's shape and type.
 
         Raises:
             OSError: it cannot be written.
@@ -154,11 +159,14 @@ class PixelStore:
             known = self._known.get(facts.sha256)
             if known is not None:
                 return known.place
-            writer = self._writer or self._new_writer()
+            if self._writer is None:
+                self._writer = self._new_writer()
+            writer = self._writer
             place = writer.append(facts, pixels, checksum)
             self._known[facts.sha256] = Entry(place, checksum, facts=facts)
             full = len(writer) == self.layout.per_segment
-            self._writer = None if full else writer
+            if full:
+                self._writer = None
         if full:
             writer.finish()  # outside the lock: flushing takes a second, and the others may go on
             self.make_room()
@@ -233,6 +241,13 @@ class PixelStore:
                 continue
             self._known.update(entries)  # of a content that is there twice the newer: the older one may be bad
         return newest
+
+
+class PixelStore(Store[Facts]):
+    """The network's input of images, with their facts; see :class:`Store`."""
+
+    def __init__(self, root: Path, key: str, layout: Layout, *, cap: int | None = None) -> None:
+        super().__init__(root, key, layout, Facts.from_json, cap=cap)
 
 
 def _keys(root: Path) -> list[Path]:

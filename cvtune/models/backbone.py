@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import timm
@@ -24,9 +25,11 @@ class Backbone(nn.Module):
         native: pixels, the size at which the network was built.
 
     Attributes:
-        width: D, measured by a forward pass (timm's `num_features` is wrong where a hidden head layer follows).
+        net_width: width of the network's own embedding, measured by a forward pass (timm's `num_features` is wrong
+            where a hidden head layer follows).
         size: pixels of the square images it takes.
         groups: the groups' names, input first.
+        tap_widths: features that each tap adds, by group, in the order of the groups; see :meth:`set_taps`.
         frozen_groups: how many of them, from the input on, are frozen; see :func:`set_trainable`.
     """
 
@@ -35,27 +38,84 @@ class Backbone(nn.Module):
         self.net = net
         self.name = name
         self.size = native
-        self.width = _measure(net, name, native)
+        self.net_width = _measure(net, name, native)
         self._groups = layer_groups(net, native)
         self.groups: tuple[str, ...] = tuple(group.name for group in self._groups)
+        self.tap_widths: dict[int, int] = {}
         self.frozen_groups = 0
         self.eval()
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Indices of the groups whose output, pooled, stands in the embedding behind the network's own, ascending."""
+        return tuple(self.tap_widths)
+
+    @property
+    def width(self) -> int:
+        """D: the network's own embedding and the taps."""
+        return self.net_width + sum(self.tap_widths.values())
+
+    def default_taps(self) -> tuple[int, ...]:
+        """Three groups, after about 3/9, 5/9 and 7/9 of them; fewer where there are few, none in an uncut network."""
+        count = len(self.groups)
+        return tuple(sorted({min(round(share * count / 9), count - 2) for share in (3, 5, 7) if count > 2}))
+
+    def set_taps(self, indices: Collection[int]) -> None:
+        """Append these groups' outputs, each feature's mean over the picture, to the embedding; forget earlier taps.
+
+        Raises:
+            ValueError: a group that is not there, or the last one, which gives the embedding itself.
+        """
+        wrong = [index for index in indices if not 0 <= index < len(self.groups) - 1]
+        if wrong:
+            raise ValueError(f"no tap at group {wrong[0]} of {self.name}, its {len(self.groups)} groups end in one")
+        self.tap_widths = _measure_taps(self, sorted(set(indices)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images, float [N, 3, S, S], to embeddings, float [N, D]."""
-        return self.tail(x, 0)
+        return _joined(*self._run(x, 0, len(self.groups)))
 
-    def prefix(self, x: Tensor, cut: int) -> Tensor:
-        """Run the groups before `cut`; `cut` = 0 gives `x` back, `cut` = len(groups) the embedding."""
-        for group in self._groups[: self._checked(cut)]:
-            x = group.run(self.net, x)
-        return x
+    def prefix(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor]:
+        """Run the groups before `cut`.
 
-    def tail(self, z: Tensor, cut: int) -> Tensor:
-        """Run the groups from `cut` on; `tail(prefix(x, cut), cut)` is `forward(x)`, bit for bit."""
-        for group in self._groups[self._checked(cut) :]:
-            z = group.run(self.net, z)
-        return z
+        Args:
+            x: normalised images, float [N, 3, S, S].
+            cut: 0 gives `x` back, len(groups) the network's own embedding.
+
+        Returns:
+            What the group at `cut` takes, and the taps before it, float32 [N, P]; P is 0 where there are none.
+        """
+        z, pooled = self._run(x, 0, self._checked(cut))
+        return z, torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device)
+
+    def tail(self, z: Tensor, pooled: Tensor, cut: int) -> Tensor:
+        """Run the groups from `cut` on; `tail(*prefix(x, cut), cut)` is `forward(x)`, bit for bit.
+
+        Args:
+            z: from :meth:`prefix`.
+            pooled: likewise.
+            cut: likewise.
+
+        Returns:
+            Embeddings, float [N, D].
+
+        Raises:
+            ValueError: `pooled` comes from other taps.
+        """
+        before = sum(width for tap, width in self.tap_widths.items() if tap < self._checked(cut))
+        if pooled.shape != (len(z), before):
+            raise ValueError(f"pooled features {tuple(pooled.shape)}, expected {(len(z), before)} before group {cut}")
+        embedding, after = self._run(z, cut, len(self.groups))
+        return _joined(embedding, [pooled, *after] if before else after)
+
+    def _run(self, x: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
+        """The output of the groups start..stop - 1, and of those that are tapped the pooled outputs, float32 [N, C]."""
+        pooled = []
+        for index in range(start, stop):
+            x = self._groups[index].run(self.net, x)
+            if index in self.tap_widths:
+                pooled.append(_pool(x))
+        return x, pooled
 
     def group_modules(self, index: int) -> list[nn.Module]:
         """The modules of one group."""
@@ -87,7 +147,7 @@ class Backbone(nn.Module):
                 change(img_size=(size, size))
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise _size_error(self.name, size, self.size, error) from error
-        self.width = _measure(self.net, self.name, size, native=self.size)
+        self.net_width = _measure(self.net, self.name, size, native=self.size)
         self.size = size
 
     def _checked(self, cut: int) -> int:
@@ -119,15 +179,17 @@ def load_backbone(info: WeightsInfo, *, size: int | None = None, seed: int = 0) 
     return backbone
 
 
-def create_empty(name: str, *, size: int | None = None) -> Backbone:
+def create_empty(name: str, *, size: int | None = None, taps: Collection[int] = ()) -> Backbone:
     """The structure alone, for weights that follow from a run: same groups, width and names as :func:`load_backbone`.
 
     Raises:
         ModelError: as for :func:`load_backbone`.
+        ValueError: as for :meth:`Backbone.set_taps`.
     """
     backbone = _build(name, seed=0)
     if size is not None and size != backbone.size:
         backbone.resize(size)
+    backbone.set_taps(taps)
     return backbone
 
 
@@ -184,6 +246,29 @@ def _measure(net: nn.Module, name: str, size: int, *, native: int | None = None)
         shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(f"{name} gives {shape} for one image, expected one embedding [1, D]", hint=_OTHER)
     return int(out.shape[1])
+
+
+def _pool(x: Tensor) -> Tensor:
+    """Mean over the picture, float32 [N, C], of maps [N, C, H, W] or tokens [N, T, C]."""
+    return x.mean(dim=(2, 3) if x.ndim == 4 else 1, dtype=torch.float32)
+
+
+def _joined(embedding: Tensor, pooled: list[Tensor]) -> Tensor:
+    return torch.cat([embedding, *pooled], dim=1) if pooled else embedding
+
+
+@torch.no_grad()
+def _measure_taps(backbone: Backbone, taps: Sequence[int]) -> dict[int, int]:
+    """How many features each of these groups gives."""
+    was, widths = backbone.training, {}
+    backbone.eval()
+    x = next(backbone.parameters()).new_zeros(1, 3, backbone.size, backbone.size)
+    for index in range(max(taps, default=-1) + 1):
+        x = backbone._groups[index].run(backbone.net, x)
+        if index in taps:
+            widths[index] = _pool(x).shape[1]
+    backbone.train(was)
+    return widths
 
 
 def _size_error(name: str, size: int, native: int, error: Exception) -> ModelError:

@@ -59,9 +59,9 @@ class Classifier(nn.Module):
         embedding = self.embed(x)
         return self.head(embedding), embedding
 
-    def tail(self, z: Tensor, cut: int) -> Tensor:
-        """Logits [N, K] from the activations that `backbone.prefix(x, cut)` gave."""
-        logits: Tensor = self.head(self.backbone.tail(z, cut))
+    def tail(self, z: Tensor, pooled: Tensor, cut: int) -> Tensor:
+        """Logits [N, K] from the activations and pooled features that `backbone.prefix(x, cut)` gave."""
+        logits: Tensor = self.head(self.backbone.tail(z, pooled, cut))
         return logits
 
 

@@ -1,16 +1,17 @@
 """The steps of the main path, in the order in which `pipeline` calls them; no step calls another."""
 
-from cvtune.steps.begin import check, find_weights, new_run, scratch
+from cvtune.steps.begin import check, find_weights, new_run, resumed, scratch
 from cvtune.steps.divide import Audited, audited, divide, record, window
 from cvtune.steps.examine import Seen, examine
 from cvtune.steps.folds import cross_validate
 from cvtune.steps.read import Data, index, network, read, settle
-from cvtune.steps.train import Crossed, Plugins, prepare
+from cvtune.steps.train import Crossed, Lab, Plugins, prepare
 
 __all__ = [
     "Audited",
     "Crossed",
     "Data",
+    "Lab",
     "Plugins",
     "Seen",
     "audited",
@@ -25,6 +26,7 @@ __all__ = [
     "prepare",
     "read",
     "record",
+    "resumed",
     "scratch",
     "settle",
     "window",

@@ -8,21 +8,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cvtune.config import Config
+from cvtune.config import Config, load_config
 from cvtune.errors import RunError
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
 from cvtune.rundir import RunDir, read_json
 from cvtune.training.loggers import check_loggers
-from cvtune.training.stages import Choices
+from cvtune.training.session import Choices
 
 
-def check(config: Config, plan: Path | None) -> Mapping[str, Choices]:
+def check(config: Config, plan: Path | None, *, resume: bool = False) -> Mapping[str, Choices]:
     """What can be refused before any image is read: loggers that are not installed, a plan that is not there.
 
     Args:
         config: all settings.
         plan: an earlier run, whose choices are repeated.
+        resume: it is the run that goes on, which may have been interrupted before its first choice.
 
     Returns:
         Those choices by stage, none where there is no plan.
@@ -32,8 +33,21 @@ def check(config: Config, plan: Path | None) -> Mapping[str, Choices]:
         RunError: `plan` is no run, or one without a plan.
     """
     check_loggers(config.train.loggers)
-    choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"] if plan else {}
+    if plan is None or (resume and not RunDir(plan).plan.is_file()):
+        return {}
+    choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"]
     return choices
+
+
+def resumed(path: Path) -> tuple[Path, Config]:
+    """The folder and the settings of a run that was interrupted.
+
+    Raises:
+        RunError: no run, or one that is complete.
+    """
+    run = RunDir(path)
+    run.check_resumable()
+    return Path(read_json(run.environment)["folder"]), load_config(file=run.config)
 
 
 def find_weights(config: Config) -> WeightsInfo:
@@ -41,12 +55,14 @@ def find_weights(config: Config) -> WeightsInfo:
     return look_for_weights(config.model.backbone, config.model)
 
 
-def new_run(folder: Path, out: Path | None) -> RunDir:
-    """A run directory that holds nothing yet.
+def new_run(folder: Path, out: Path | None, *, resume: bool = False) -> RunDir:
+    """A run directory that holds nothing yet, or the one that goes on.
 
     Raises:
         RunError: `out` is in use, or holds a run or something else.
     """
+    if out is not None and resume:
+        return RunDir(out)
     if out is not None:
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise RunError(

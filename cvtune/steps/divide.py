@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections import defaultdict
@@ -19,10 +20,12 @@ from cvtune.data.index import DatasetIndex
 from cvtune.data.memory import Kept, recall, remember
 from cvtune.data.pixels import measure_window
 from cvtune.data.split import Leaks, Split, leaks, split_index
+from cvtune.errors import RunError
 from cvtune.models.weights import WeightsInfo
 from cvtune.rundir import SIDES, RunDir, write_json, write_text
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
+from cvtune.training.checkpoint import Ledger
 
 
 def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Console, *, keep: bool = True) -> Split:
@@ -130,15 +133,48 @@ def audited(data: Data, seen: Seen, split: Split) -> Audited:
     return Audited(data, seen, findings, leaked)
 
 
-def record(run: RunDir, config: Config, found: Audited, split: Split, weights: WeightsInfo, folder: Path) -> None:
-    """Everything that was decided before training, in the run directory."""
+def record(
+    run: RunDir,
+    config: Config,
+    found: Audited,
+    split: Split,
+    weights: WeightsInfo,
+    folder: Path,
+    *,
+    resume: bool = False,
+) -> Ledger:
+    """Everything that was decided before training, in the run directory.
+
+    Returns:
+        What is finished of the run; everything in it hangs on settings, files and sides.
+
+    Raises:
+        RunError: the run goes on, and the folder is not what it was.
+    """
     index, seen = found.data.index, found.seen
-    write_text(run.config, dump_toml(config))
-    write_json(run.environment, _environment(weights, folder))
+    if resume:
+        now = RunDir(run.scratch)
+        index.save(now.index)
+        split.save(now.split, index)
+        if _sha256(now.index, now.split) != _sha256(run.index, run.split):
+            raise RunError(
+                f"{folder}: its files, labels or sides are not those with which {run.root} began",
+                hint="what was learnt of the old ones cannot go on with the new ones: fit the folder anew",
+            )
     index.save(run.index)
     split.save(run.split, index)
+    write_text(run.config, dump_toml(config))
+    write_json(run.environment, _environment(weights, folder))
     save_audit(run.audit, found.findings, index, suspects=seen.suspects, pairs=seen.pairs)
     write_corrections(run.corrections, index, seen.suspects, seen.pairs)
+    return Ledger(run, key=_sha256(run.config, run.index, run.split))
+
+
+def _sha256(*files: Path) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes() if file.is_file() else b"")
+    return found.hexdigest()
 
 
 def _environment(weights: WeightsInfo, folder: Path) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from cvtune.console import Console
 from cvtune.data.groups import Proposal, propose_grouping
 from cvtune.data.pixels import measure_window
 from cvtune.models.backbone import Backbone
-from cvtune.models.features import embed
-from cvtune.models.normalize import Normalize
 from cvtune.steps.read import Data
 
 NOT_JUDGED = Judged((), "labels were not judged")
@@ -29,7 +27,8 @@ class Seen:
         near: clusters of positions that show the same picture, saved again.
         pairs: the copies one by one, exact and near.
         judged: labels that look wrong, or why none was judged.
-        table: float32 [N, D], embeddings of the pretrained network; None where nothing was embedded.
+        table: float32 [N, D], embeddings of the pretrained network, its own and those of its taps; None where nothing
+            was embedded.
         proposal: a grouping that the file names suggest.
         window: the window that deep images were embedded with, None for 8 bits.
     """
@@ -66,20 +65,21 @@ def examine(data: Data, backbone: Backbone | None, config: Config, console: Cons
     if not config.data.near_duplicates:
         return Seen(same, proposal=proposal)
     window = _window(data, config)
-    table = None if backbone is None else _embed(data, backbone, window, console)
+    table = None if backbone is None else _embed(data, backbone, window, config, console)
+    own = None if table is None or backbone is None else np.ascontiguousarray(table[:, : backbone.net_width])
     pairs = near_pairs(
         data.index,
         data.facts,
         data.pixels,
-        table,
+        own,
         progress=lambda done, of: console.progress("copies", done, of),
     )
     near = clusters([pair for pair in pairs if pair.kind == "near"], len(data.index))
     judged = NOT_JUDGED
-    if table is not None and not config.model.from_scratch:  # random weights have no opinion on labels
+    if own is not None and not config.model.from_scratch:  # random weights have no opinion on labels
         judged = judge_labels(
             data.index,
-            table,
+            own,
             seed=config.seed,
             near=near,
             progress=lambda done, of: console.progress("labels", done, of),
@@ -95,20 +95,20 @@ def _window(data: Data, config: Config) -> tuple[float, float] | None:
     return config.image.window or measure_window(data.pixels, np.arange(len(data.index)))
 
 
-def _embed(data: Data, backbone: Backbone, window: tuple[float, float] | None, console: Console) -> NDArray[np.float32]:
-    return embed(
-        backbone,
-        data.pixels,
-        Normalize(data.frame.mean, data.frame.std, window),
-        np.arange(len(data.index)),
-        progress=lambda done, of: console.progress("looking", done, of),
+def _embed(
+    data: Data, backbone: Backbone, window: tuple[float, float] | None, config: Config, console: Console
+) -> NDArray[np.float32]:
+    return data.embedder(window, config)(
+        backbone, np.arange(len(data.index)), progress=lambda done, of: console.progress("looking", done, of)
     )
 
 
 def _sentence(data: Data, same: tuple[tuple[int, ...], ...], near: tuple[tuple[int, ...], ...], judged: Judged) -> str:
     copies, wrong = sum(len(cluster) for cluster in near), len(judged.suspects)
     parts = [
-        f"{len(same)} pictures more than once byte for byte" if same else "no identical files",
+        f"{len(same)} {'picture' if len(same) == 1 else 'pictures'} more than once byte for byte"
+        if same
+        else "no identical files",
         f"{copies} images are near-copies of each other" if near else "no near-copies",
         f"{wrong} labels of {len(data.index)} look wrong" if wrong else judged.note or "no label looks wrong",
     ]

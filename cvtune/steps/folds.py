@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune.config import Config
-from cvtune.console import Console, duration
+from cvtune.console import duration
 from cvtune.data.index import write_rows
 from cvtune.data.split import Split, fold_splits
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_of, told
-from cvtune.models.backbone import Backbone
 from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
-from cvtune.steps.train import Crossed, Plugins, prepare
-from cvtune.training.stages import Floats, Session, StageResult, stages
-from cvtune.training.stop import StopRequest
+from cvtune.steps.train import Crossed, Lab, PlanWriter, prepare
+from cvtune.training.session import Choices, Floats, Plan, Session, StageResult
+from cvtune.training.stages import stages
 
 
 @dataclass(frozen=True)
@@ -36,42 +36,39 @@ class _Fold:
     log_loss: float
 
 
-def cross_validate(
-    run: RunDir,
-    config: Config,
-    data: Data,
-    seen: Seen,
-    backbone: Backbone,
-    *,
-    plugins: Plugins,
-    stop: StopRequest,
-    console: Console,
-) -> Crossed | None:
+def cross_validate(lab: Lab) -> Crossed | None:
     """Train on all but one fold and ask about that one, K times; None where no folds are asked for.
 
     Groups and copies stay in one fold. Each fold chooses and calibrates on images of its own training part, as a run
-    without folds does. With a budget every fold and the final fit have an equal share of it.
+    without folds does; what is chosen by the clock the first one chooses for all. With a budget every fold and the
+    final fit have an equal share of it.
 
     Raises:
         DataError: a class with fewer groups than folds.
     """
-    k = config.data.folds
+    k = lab.config.data.folds
     if k is None:
         return None
-    share = config if config.train.budget is None else _with_budget(config, config.train.budget / (k + 1))
+    choices, budget = dict(lab.replay), lab.config.train.budget
+    write_down = PlanWriter(lab.run.plan, choices)
+
+    def planned(stage: str, chosen: Choices) -> None:
+        choices[stage] = chosen
+        write_down(stage, chosen)
+
     done = []
-    for number, (split, rows) in enumerate(_splits(data, seen, config, k), start=1):
+    for number, (split, rows) in enumerate(_splits(lab.data, lab.seen, lab.config, k), start=1):
         started = time.monotonic()
-        session = prepare(
-            run, share, data, seen, split, backbone, plugins=plugins, replay={}, stop=stop, console=console, quiet=True
-        )
-        fold = _fold(session, rows, data)
-        text = f"{told(task_of(data.index), fold.accuracy)}   {fold.kept[-1].name}"
-        console.step(f"fold {number}", f"{text}   {duration(time.monotonic() - started)}")
+        left = math.inf if budget is None else (lab.began + budget - started) / (k + 2 - number)
+        session = prepare(lab, split, fold=choices, deadline=started + left)
+        session.planned = planned
+        fold = _fold(session, rows, lab.data)
+        text = f"{told(task_of(lab.data.index), fold.accuracy)}   {fold.kept[-1].name}"
+        lab.console.step(f"fold {number}", f"{text}   {duration(time.monotonic() - started)}")
         done.append(fold)
     rows = np.concatenate([fold.rows for fold in done])
     order = np.argsort(rows)
-    _write(run, data, done)
+    _write(lab.run, lab.data, done)
     return Crossed(
         k,
         rows[order],
@@ -80,10 +77,6 @@ def cross_validate(
         float(np.mean([fold.score for fold in done])),
         float(np.mean([fold.log_loss for fold in done])),
     )
-
-
-def _with_budget(config: Config, seconds: float) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update={"budget": seconds})})
 
 
 def _splits(data: Data, seen: Seen, config: Config, k: int) -> list[tuple[Split, NDArray[np.int64]]]:
@@ -120,17 +113,22 @@ def _fold(session: Session, rows: NDArray[np.int64], data: Data) -> _Fold:
     )
 
 
-def _recipe(done: Sequence[_Fold], images: int) -> dict[str, tuple[int, int]]:
-    """For each stage that more than half of the folds kept: the medians of their steps, scaled to all images."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def _recipe(done: Sequence[_Fold], images: int) -> dict[str, tuple[Plan, int]]:
+    """For each stage that more than half of the folds kept its plan, with the median steps, scaled to all images."""
+    found: dict[str, list[tuple[Plan, float, float]]] = {}
     for fold in done:
         scale = images / fold.trained
         for stage in fold.kept[1:]:
-            found.setdefault(stage.name, []).append((scale * stage.schedule[0], scale * stage.schedule[1]))
+            assert stage.plan is not None
+            found.setdefault(stage.name, []).append((stage.plan, scale * stage.plan.steps, scale * stage.best_step))
     return {
         name: (
-            max(1, round(float(np.median([steps for steps, _ in rows])))),
-            max(1, round(float(np.median([taken for _, taken in rows])))),
+            replace(
+                rows[0][0],
+                steps=max(1, round(float(np.median([steps for _, steps, _ in rows])))),
+                learning_rate=float(np.median([plan.learning_rate for plan, _, _ in rows])),
+            ),
+            max(1, round(float(np.median([taken for _, _, taken in rows])))),
         )
         for name, rows in found.items()
         if 2 * len(rows) > len(done)

@@ -17,10 +17,13 @@ from cvtune.console import Console
 from cvtune.data.corrections import apply_corrections
 from cvtune.data.facts import Facts
 from cvtune.data.index import DatasetIndex, build_index
+from cvtune.data.key import store_key
 from cvtune.data.pixels import Filled, PixelCache, choose_pixels, fill_pixels
 from cvtune.data.preprocess import Preprocessing, load_mask, small_things_note
 from cvtune.data.presets import settle_preset
 from cvtune.models.backbone import Backbone, load_backbone
+from cvtune.models.embeddings import Embedder
+from cvtune.models.normalize import Normalize
 from cvtune.models.weights import WeightsInfo
 
 _WORKERS = 2  # threads, or children, that decode
@@ -43,6 +46,21 @@ class Data:
     facts: tuple[Facts, ...]
     frame: Preprocessing
     options: ReadOptions
+
+    def embedder(self, window: tuple[float, float] | None, config: Config) -> Embedder:
+        """What a network makes of the images, as far as earlier runs have not shown them to it.
+
+        Args:
+            window: of deep images, the values that are black and white.
+            config: where `data.cache_gb` is 0 nothing is kept.
+        """
+        return Embedder(
+            self.pixels,
+            Normalize(self.frame.mean, self.frame.std, window),
+            [image.sha256 for image in self.index.images],
+            store_key(self.frame),
+            config.data.cache_gb,
+        )
 
 
 def index(folder: Path, config: Config, console: Console) -> DatasetIndex:
@@ -89,7 +107,7 @@ def read(found: DatasetIndex, config: Config, weights: WeightsInfo, scratch: Pat
     aside = [f"{len(index.skipped)} skipped"] if index.skipped else []
     aside += [f"{duplicates} exact duplicates"] if duplicates else []
     listed = f" ({', '.join(aside)}: audit.json)" if aside else ""
-    labels = "labels, several an image" if index.multi else "classes"
+    labels = "labels (an image may have several)" if index.multi else "classes"
     console.step(
         "indexed",
         f"{len(index)} images, {len(index.classes)} {labels}{listed}",
@@ -126,8 +144,9 @@ def _notes(filled: Filled, frame: Preprocessing, cache_gb: float) -> tuple[str, 
 
 
 def network(config: Config, weights: WeightsInfo, data: Data, console: Console) -> Backbone:
-    """The pretrained backbone at the input size of the run."""
+    """The pretrained backbone at the input size of the run, with features of three depths behind its embedding."""
     backbone = load_backbone(weights, size=data.frame.size, seed=config.seed)
+    backbone.set_taps(backbone.default_taps())
     console.step("weights", f"{weights.backbone}, {weights.source}, licence {weights.licence}")
     return backbone
 

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvtune.config import Config
 from cvtune.console import Console
-from cvtune.data.augment import Augmentation
+from cvtune.data.augment import Augmentation, build_augmentation
 from cvtune.data.split import Split
 from cvtune.evaluation.task import Task, task_of
 from cvtune.models.backbone import Backbone
+from cvtune.models.features import mirror_of
 from cvtune.models.head import Classifier, HeadFactory, LinearHead, build_head
 from cvtune.models.normalize import Normalize
 from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
+from cvtune.training.checkpoint import Ledger, Store
+from cvtune.training.hardware import has_fast_bfloat16
 from cvtune.training.loggers import build_loggers
-from cvtune.training.stages import Choices, Floats, Judgement, Material, Session
+from cvtune.training.session import Choices, Floats, Ints, Judgement, Material, Plan, Session
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
+from cvtune.training.views import Views
+
+MIRRORS_FROM: Final = 300.0  # seconds of a budget: mirrored features take as long as the plain ones, for half a point
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Crossed:
         k: folds.
         rows: int64 [n], positions of the images that were divided, ascending: all but a given test side.
         logits: float32 [n, K], the answer for each by the model of the fold that it was held out of.
-        recipe: (steps of the schedule, steps to take) of each stage that most folds kept, for all n images.
+        recipe: for all n images, the plan of each stage that most folds kept, and the steps to take of it.
         score: mean over the folds of the figure that decides between stages, on the held-out images.
         log_loss: likewise.
     """
@@ -63,92 +70,158 @@ class Crossed:
     k: int
     rows: NDArray[np.int64]
     logits: Floats
-    recipe: Mapping[str, tuple[int, int]]
+    recipe: Mapping[str, tuple[Plan, int]]
     score: float
     log_loss: float
 
 
+@dataclass(frozen=True)
+class Lab:
+    """What every session of a run is made of.
+
+    Attributes:
+        run: where plan.json and checkpoints go.
+        config: all settings.
+        data: the folder, read.
+        seen: embeddings that are known already.
+        backbone: pretrained; it stays as it is.
+        scratch: a folder for what only this process needs.
+        plugins: the user's own parts.
+        replay: choices of an earlier run, or of this one before it was interrupted.
+        ledger: what is finished.
+        stop: asks for an early end.
+        console: progress.
+        began: `time.monotonic()` when the fit began, for the budget.
+    """
+
+    run: RunDir
+    config: Config
+    data: Data
+    seen: Seen
+    backbone: Backbone
+    scratch: Path
+    plugins: Plugins
+    replay: Mapping[str, Choices]
+    ledger: Ledger
+    stop: StopRequest
+    console: Console
+    began: float
+
+
 def prepare(
-    run: RunDir,
-    config: Config,
-    data: Data,
-    seen: Seen,
+    lab: Lab,
     split: Split,
-    backbone: Backbone,
     *,
-    plugins: Plugins,
-    replay: Mapping[str, Choices],
-    stop: StopRequest,
-    console: Console,
-    quiet: bool = False,
     crossed: Crossed | None = None,
+    fold: Mapping[str, Choices] | None = None,
+    deadline: float | None = None,
 ) -> Session:
     """The classifier with pretrained backbone, and everything the stages share.
 
     Args:
-        run: where plan.json goes.
-        config: all settings.
-        data: the folder, read.
-        seen: embeddings that are known already.
+        lab: the parts.
         split: the sides.
-        backbone: pretrained; it stays as it is.
-        plugins: the user's own parts.
-        replay: choices of an earlier run.
-        stop: asks for an early end.
-        console: progress.
-        quiet: a fold: no plan is written and no stage that is left out is told.
         crossed: the final fit after a cross-validation: stages and steps are those of the folds, and their figures
             stand for those of a validation side.
+        fold: a fold: the choices that the folds before made. No plan is written, no stage that is left out is told,
+            and the fold is finished as a whole or not at all.
+        deadline: `time.monotonic()` at which training ends; from the budget when unset.
     """
-    index = data.index
-    loggers = (*plugins.loggers, *build_loggers(config.train.loggers, run.root))
+    config, data, index, plugins = lab.config, lab.data, lab.data.index, lab.plugins
+    loggers = (*plugins.loggers, *build_loggers(config.train.loggers, lab.run.root))
     if plugins.head is not None:
-        build_head(plugins.head, backbone.width, len(index.classes))  # a head that does not fit is known at once
-    val = split.indices("val")
-    task = task_of(index)
+        build_head(plugins.head, lab.backbone.width, len(index.classes))  # a head that does not fit is known at once
+    val, task = split.indices("val"), task_of(index)
     truth = task.truth(index)
+    normalize = Normalize(data.frame.mean, data.frame.std, data.frame.window)
+    material = Material(
+        pixels=data.pixels,
+        labels=truth,
+        groups=tuple(image.group for image in index.images),
+        train=split.indices("train"),
+        val=val,
+        held=split.held if crossed is None else np.arange(len(index)),
+        classes=len(index.classes),
+        window=data.frame.window,
+        table=lab.seen.table if lab.seen.window == data.frame.window else None,
+        mirrored=_mirrored(lab),
+    )
+    quiet, key = fold is not None, lab.ledger.key
+    budget = config.train.budget
     return Session(
         config=config,
-        classifier=Classifier(backbone, LinearHead(backbone.width, len(index.classes))),
-        normalize=Normalize(data.frame.mean, data.frame.std, data.frame.window),
-        material=Material(
-            pixels=data.pixels,
-            labels=truth,
-            groups=tuple(image.group for image in index.images),
-            train=split.indices("train"),
-            val=val,
-            held=split.held if crossed is None else np.arange(len(index)),
-            classes=len(index.classes),
-            window=data.frame.window,
-            table=seen.table if seen.window == data.frame.window else None,
-        ),
+        classifier=Classifier(lab.backbone, LinearHead(lab.backbone.width, len(index.classes))),
+        normalize=normalize,
+        material=material,
+        views=_views(lab, material, normalize),
         judge=(
             _Judge(task, tuple(index.images[row].path for row in val), truth[val], index.classes)
             if crossed is None
             else lambda new, old: Judgement(True, "as in most of the folds", crossed.score, crossed.log_loss)
         ),
-        stop=stop,
-        progress=console.progress,
+        stop=lab.stop,
+        progress=lab.console.progress,
         extras=Extras(plugins.callbacks, loggers, plugins.trainer),
         head=plugins.head,
         augmentation=plugins.augmentation,
-        replay=replay,
-        planned=(lambda name, choices: None) if quiet else _PlanWriter(run.plan),
-        left_out=(lambda name, reason: None)
-        if quiet
-        else lambda name, reason: console.step(name, f"left out: {reason}"),
+        replay=lab.replay if fold is None else fold,
+        planned=_nothing if quiet else PlanWriter(lab.run.plan, lab.replay),
+        left_out=_nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
+        told=_nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
+        deadline=deadline or (math.inf if budget is None else lab.began + budget),
+        ledger=None if quiet else lab.ledger,
+        store=_nothing if quiet else lambda name: Store(lab.run, name, key=key),
     )
 
 
-class _PlanWriter:
-    """Writes plan.json before each stage, so that the run can be repeated even if the stage never ends."""
+def _nothing(*_: Any) -> None:
+    return None
 
-    def __init__(self, path: Path) -> None:
+
+def _mirrored(lab: Lab) -> Callable[[Ints], Floats] | None:
+    """Gives embeddings of mirrored images, where the augmentation says that a mirror changes no class."""
+    mirror = mirror_of(lab.config.augment)
+    short = lab.config.train.budget is not None and lab.config.train.budget < MIRRORS_FROM
+    if mirror is None or lab.plugins.augmentation is not None or short:
+        return None
+    embedder = lab.data.embedder(lab.data.frame.window, lab.config)
+    progress = lambda done, of: lab.console.progress("mirrored", done, of)  # noqa: E731
+    return lambda rows: embedder(lab.backbone, rows, mirror=mirror, progress=progress)
+
+
+def _views(lab: Lab, material: Material, normalize: Normalize) -> Views:
+    config = lab.config
+    transform = lab.plugins.augmentation or build_augmentation(config.augment, material.pixels.size)
+    return Views(
+        lab.scratch,
+        lab.backbone,
+        normalize,
+        pixels=material.pixels,
+        rows=np.union1d(material.train, material.val),
+        transform=transform,
+        seed=config.seed,
+        window=material.window,
+        half=has_fast_bfloat16(),
+        stop=lab.stop,
+        progress=lab.console.progress,
+    )
+
+
+class PlanWriter:
+    """Writes plan.json before each stage, so that the run can be repeated even if the stage never ends.
+
+    Args:
+        path: of the file.
+        known: choices of an earlier run, or of this one before it was interrupted.
+    """
+
+    def __init__(self, path: Path, known: Mapping[str, Choices]) -> None:
         self._path = path
-        self._stages: dict[str, Choices] = {}
+        self._stages = dict(known)
 
     def __call__(self, stage: str, choices: Choices) -> None:
+        """Write down what a stage chose."""
         self._stages[stage] = choices
         write_json(self._path, {"stages": self._stages})
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import lightning as L
@@ -12,33 +12,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cvtune.data.augment import Augmentation, augment
 from cvtune.data.pixels import PixelCache
 from cvtune.models.normalize import to_tensor
+from cvtune.training.hardware import cores, loader_workers
 
 Ints = NDArray[np.int64]
 Labels = NDArray[Any]
 Key = tuple[int, int]  # epoch, position in the side
 
 
-class EpochSampler(Sampler[Key]):
-    """Positions in a new order each epoch, decided by (seed, epoch) alone; the epoch goes along for augmentation."""
+class Order:
+    """Which images make the batch of a step: decided by (seed, step) alone, so that any step can be gone on from.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed, self._epoch = count, seed, 0
+    Each epoch has an order of its own. A last batch of one image would break BatchNorm, so incomplete batches are left
+    out of an epoch; since the order changes, no image is left out for good.
 
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of each epoch."""
-        self._epoch = epoch
+    Args:
+        count: images of the side.
+        batch_size: lowered to `count` where that is smaller.
+        seed: of the order.
+
+    Attributes:
+        batches: of an epoch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self.batch_size = min(batch_size, count)
+        self.batches = count // self.batch_size
+
+    def keys(self, step: int) -> list[Key]:
+        """(epoch, position) of the images of a step."""
+        epoch, turn = divmod(step, self.batches)
+        chosen = self._permutation(epoch)[turn * self.batch_size : (turn + 1) * self.batch_size]
+        return [(epoch, int(position)) for position in chosen]
+
+    def _permutation(self, epoch: int) -> Ints:
+        return _permutation(self._count, self._seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> Ints:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+class StepSampler(Sampler[list[Key]]):
+    """Batches of some steps of an order; where several processes train, each has its share of every batch.
+
+    Args:
+        order: of the whole stage.
+        steps: those that follow now.
+        rank: of this process.
+        world: processes.
+    """
+
+    def __init__(self, order: Order, steps: range, *, rank: int = 0, world: int = 1) -> None:
+        self._order, self._steps, self._rank, self._world = order, steps, rank, world
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._steps)
 
-    def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._count)
-        return ((self._epoch, int(position)) for position in order)
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (self._order.keys(step)[self._rank :: self._world] for step in self._steps)
 
 
 class PixelDataset(Dataset[tuple[Tensor, int | Tensor]]):
@@ -86,51 +124,82 @@ class PixelDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return torch.from_numpy(self._labels[position].copy())
 
 
-class PixelDataModule(L.LightningDataModule):
-    """Train and val loaders over the pixel cache.
+class StageData(L.LightningDataModule):
+    """Train and val loaders of one stage, from any step on.
 
-    A last batch of one image would break BatchNorm, so incomplete batches are left out of an epoch; the order changes
-    each epoch, so no image is left out for good.
+    What Lightning calls an epoch ends with a look at the validation side; that is an epoch of the side, or a part of
+    one where `validate_every` says so. A run that is gone on from in the middle of one has a shorter first one.
 
     Args:
-        train: augmented images.
-        val: plain images.
+        train: pairs of input and label, asked for by (epoch, position).
+        val: the same, asked for by position, complete and in order.
         batch_size: lowered to the size of the side where that is smaller.
         seed: of the order.
+        validate_every: steps; None for every epoch of the side.
         workers: loader processes; None chooses from the cores.
+
+    Attributes:
+        step: the next one that the train loader gives.
     """
 
     def __init__(
-        self, train: PixelDataset, val: PixelDataset, *, batch_size: int, seed: int, workers: int | None = None
+        self,
+        train: Any,
+        val: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        validate_every: int | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
-        self.batch_size = min(batch_size, len(train))
+        self.order = Order(len(train), batch_size, seed)
+        self.batch_size = self.order.batch_size
         self.seed = seed
-        self.workers = default_workers() if workers is None else workers
+        self.validate_every = validate_every or self.order.batches
+        self.workers = loader_workers("cpu", cores()) if workers is None else workers
+        self.step = 0
 
     @property
     def batches(self) -> int:
         """Batches an epoch."""
-        return len(self.train) // self.batch_size
+        return self.order.batches
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of pixels [B, 3, S, S] and labels, int64 [B] or float32 [B, K], augmented."""
-        keys: Any = EpochSampler(len(self.train), self.seed)  # torch types a batch sampler's keys as int
-        sampler = BatchSampler(keys, self.batch_size, drop_last=True)
-        return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=_ignore_ctrl_c)
+        """Batches from `step` to the next look at the validation side."""
+        until = (self.step // self.validate_every + 1) * self.validate_every
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler: Any = StepSampler(self.order, range(self.step, until), rank=rank, world=world)
+        return self._loader(self.train, batch_sampler=sampler, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The same without augmentation, in order, complete."""
-        return DataLoader(self.val, batch_size=64, num_workers=0)
+        """The validation side in order, complete."""
+        return self._loader(self.val, batch_size=64)
+
+    def _loader(self, side: Any, **how: Any) -> DataLoader[Any]:
+        collate = getattr(side, "collate", None)
+        return DataLoader(side, collate_fn=collate, worker_init_fn=ignore_signals, **how)
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    # A terminal sends it to every process; the main one ends the stage, and needs its workers for that.
+class PixelDataModule(StageData):
+    """Loaders over the pixel cache: batches of pixels [B, 3, S, S] and labels, int64 [B] or float32 [B, K].
+
+    Args:
+        train: augmented images.
+        val: plain images.
+        more: see :class:`StageData`.
+    """
+
+    train: PixelDataset
+    val: PixelDataset
+
+    def __init__(self, train: PixelDataset, val: PixelDataset, **more: Any) -> None:
+        super().__init__(train, val, **more)
+
+
+def ignore_signals(worker: int) -> None:
+    """Set up a loader process."""
+    # They are sent to every process of a group; the main one ends the stage, and needs its workers for that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def default_workers() -> int:
-    """None on small machines, where the network needs every core; else half the cores, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores <= 4 else min(8, cores // 2)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, Final
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cvtune.config import StageConfig, TrainConfig
 from cvtune.models.backbone import set_trainable
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
+from cvtune.training.losses import Loss
+from cvtune.training.mixing import Mixing
 
-Batch = tuple[Tensor, Tensor]  # pixels [B, 3, S, S] as cached; labels int64 [B], or float [B, K] for several an image
+Batch = tuple[Any, Tensor]  # pixels [B, 3, S, S] or activations; labels int64 [B], or float [B, K]
+
+BAD_STEPS: Final = 3  # in a row whose gradients are not finite before the stage is rolled back
 
 
 class FineTuner(L.LightningModule):
     """Trains the layer groups from `first_group` on, and the head; everything before stays frozen and in eval mode.
+
+    Nothing in it depends on what happened before but its weights, the optimizer and `step`: rates, order and random
+    numbers follow from the seed and the step, so that a stage can be gone on from at any of them.
 
     Args:
         classifier: backbone and head.
@@ -27,8 +34,16 @@ class FineTuner(L.LightningModule):
         first_group: index of the first layer group that learns; 0 trains everything.
         stage: steps and rates of this stage.
         train: settings shared by the stages.
-        class_weights: float32 [K], weight of each class in the loss (`cvtune.training.probe.class_weights`).
+        loss: what is minimised (`cvtune.training.losses.build_loss`).
         total_steps: optimizer steps of the whole stage, for the schedule.
+        seed: of dropout and drop-path.
+        half: bfloat16 for the frozen groups.
+        mixing: mixup and CutMix of training batches; None mixes nothing.
+
+    Attributes:
+        step: batches seen so far.
+        factor: what the rates are multiplied with; halved when the stage is rolled back.
+        bad: steps in a row that were skipped because a gradient was not finite.
     """
 
     def __init__(
@@ -39,47 +54,81 @@ class FineTuner(L.LightningModule):
         first_group: int,
         stage: StageConfig,
         train: TrainConfig,
-        class_weights: Tensor,
+        loss: Loss,
         total_steps: int,
+        seed: int = 0,
+        half: bool = False,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self.classifier = classifier
         self.normalize = normalize
         self.stage = stage
         self.settings = train
+        self.loss = loss
         self.total_steps = max(1, total_steps)
         self.first_group = first_group
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.half_prefix = half
+        self.mixing = mixing
+        self.step, self.factor, self.bad = 0, 1.0, 0
+        self._seed = seed
         set_trainable(classifier.backbone, first_group)
-        self._half = fast_bfloat16()
         self._train_loss = _Mean()
-        self._val: list[Batch] = []
+        self._val: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Cached pixels [B, 3, S, S] -> logits [B, K]."""
+    def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Stored pixels [B, 3, S, S], or activations before `first_group` with what was pooled of them -> [B, K]."""
+        return self._answer(*self._started(inputs))
+
+    def _started(self, inputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z, pooled = self.activations(inputs) if isinstance(inputs, Tensor) else inputs
+        return z.float(), pooled.float()
+
+    def _answer(self, z: Tensor, pooled: Tensor) -> Tensor:
+        return self.classifier.tail(z, pooled, self.first_group)
+
+    def activations(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the frozen groups make of stored pixels: (B, C, h, w) or tokens (B, T, C), and pooled [B, P]."""
         x = self.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        backbone = self.classifier.backbone
         if self.first_group == 0:
-            return cast(Tensor, self.classifier.head(backbone(x)))
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._half):
-            z = backbone.prefix(x, self.first_group)  # (B, C, h, w), or tokens (B, T, C)
-        z = z.float()
-        return cast(Tensor, self.classifier.head(backbone.tail(z, self.first_group)))
+            return self.classifier.backbone.prefix(x, 0)
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.half_prefix):
+            return self.classifier.backbone.prefix(x, self.first_group)
 
-    def loss(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-        """Weighted cross-entropy, [B, K] and [B] -> []; binary cross-entropy a label for labels [B, K]."""
-        weights = cast(Tensor, self.class_weights)
-        if labels.ndim == 2:
-            soft = labels * (1 - smoothing) + smoothing / 2
-            return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weights)
-        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the rates and the random numbers of this step."""
+        rate = self.factor * self.schedule(self.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        torch.manual_seed(int(np.random.SeedSequence((self._seed, self.step)).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch's loss with label smoothing."""
-        pixels, labels = batch
-        loss = self.loss(self(pixels), labels, smoothing=self.settings.label_smoothing)
-        self._train_loss.add(float(loss.detach()), len(labels))
+        """One batch's loss; the step counts from here on, since callbacks are asked before the module is."""
+        inputs, labels = batch
+        z, pooled = self._started(inputs)
+        if self.mixing is not None and self.first_group == 0:
+            z, labels = self.mixing.pixels(z, labels, step=self.step)
+        elif self.mixing is not None:
+            z, pooled, labels = self.mixing.activations(z, pooled, labels, step=self.step)
+        loss: Tensor = self.loss(self._answer(z, pooled), labels)
+        self._train_loss.add(loss.detach(), len(labels))
+        self.step += 1
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip; a step with a gradient that is not finite is skipped: parameters without gradient do not move."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+            self.bad = 0
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.bad += 1
+            optimizer.zero_grad(set_to_none=True)
 
     def on_train_epoch_start(self) -> None:
         """Forget the loss of the epoch before."""
@@ -87,21 +136,25 @@ class FineTuner(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the logits: the figures are of the whole side, not means over batches."""
-        pixels, labels = batch
-        self._val.append((self(pixels).detach(), labels))
+        inputs, labels = batch
+        self._val.append((self(inputs).detach(), labels))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and the balanced accuracy of the whole validation side."""
+        """Log the figures."""
+        self.log_dict(self.figures())
+
+    def figures(self) -> dict[str, Tensor | float]:
+        """Loss and balanced accuracy of the validation images shown since the last call; the training loss."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._val, strict=True))
         self._val.clear()
-        loss, score = self.loss(logits, labels), balanced_accuracy(logits, labels)
-        self.log_dict({"val_loss": loss, "val_balanced_accuracy": score, "train_loss": self._train_loss.value})
+        loss, score = self.loss.log_loss(logits, labels), balanced_accuracy(logits, labels)
+        return {"val_loss": loss, "val_balanced_accuracy": score, "train_loss": self._train_loss.value}
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with one rate per layer group, linear warm-up, then a cosine down to zero."""
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.stage.learning_rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with one rate per layer group; the schedule is `schedule`, set at each step."""
+        groups = [{**group, "initial_lr": group["lr"]} for group in self.parameter_groups()]
+        self._optimizer = torch.optim.AdamW(groups, lr=self.stage.learning_rate, fused=True)
+        return self._optimizer
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group per trainable layer group and kind (decayed or not), last layers fastest.
@@ -120,21 +173,13 @@ class FineTuner(L.LightningModule):
             if (params := [p for p in parameters if (p.ndim > 1) is decayed])
         ]
 
-    def _schedule(self, step: int) -> float:
+    def schedule(self, step: int) -> float:
+        """What the rates are multiplied with at a step: linear warm-up, then a cosine down to zero."""
         warm = max(1, round(self.settings.warmup * self.total_steps))
         if step < warm:
             return (step + 1) / warm
         done = (step - warm) / max(1, self.total_steps - warm)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AMX).
-
-    The frozen prefix then runs about twice as fast; layers that learn and every answer that is compared or exported
-    stay in float32.
-    """
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -151,19 +196,15 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Mean:
-    """A mean that grows, weighted by the batch sizes."""
+    """A mean that grows, weighted by the batch sizes; on the device, so that no step waits for it."""
 
     def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
+        self._sum: Tensor | float = 0.0
+        self._count = 0
 
-    def add(self, value: float, count: int) -> None:
+    def add(self, value: Tensor, count: int) -> None:
         self._sum, self._count = self._sum + value * count, self._count + count
 
     @property
     def value(self) -> float:
-        return self._sum / max(1, self._count)
-
-
-def clone_state(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all parameters and buffers, on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        return float(self._sum) / max(1, self._count)

@@ -12,14 +12,14 @@ import pytest
 
 import cvtune
 
-EACH = 150  # photographs of a class
+EACH = 300  # photographs of a class; with half as many the interval of the clean figure is as wide as the flattery
 COPIES = 3
 PROBE: dict[str, Any] = {"size": 128, "train.tail.steps": 0, "train.all.steps": 0, "preset": "defects"}
 
 
 @pytest.fixture(scope="module")
 def cells(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Solar cells, 150 defective and 150 functional: hard enough to be wrong about every sixth."""
+    """Solar cells, 300 defective and 300 functional: hard enough to be wrong about every sixth."""
     pytest.importorskip("elpv_dataset", reason="no photographs of solar cells: pip install elpv-dataset")
     recipe = script("datasets/elpv.py")
     folder: Path = tmp_path_factory.mktemp("cells")

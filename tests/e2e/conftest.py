@@ -38,6 +38,12 @@ def cvtune(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, st
     return run
 
 
+@pytest.fixture
+def cvtune_command(cvtune: Callable[..., tuple[object, str, str]]) -> Callable[..., tuple[object, str, str]]:
+    """The same for modules that import the library under its own name."""
+    return cvtune
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))

@@ -17,7 +17,7 @@ def test_parts_embedding_and_tail_agree() -> None:
         logits, embedding = model.parts(x)
         assert torch.equal(logits, model(x))
         assert torch.equal(embedding, model.embed(x))
-        assert torch.equal(model.tail(backbone.prefix(x, 4), 4), logits)
+        assert torch.equal(model.tail(*backbone.prefix(x, 4), 4), logits)
     assert (logits.shape, embedding.shape) == ((2, 3), (2, 256))
 
 

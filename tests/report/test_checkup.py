@@ -153,7 +153,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
     index = DatasetIndex(tmp_path, ("dent", "scratch"), images, multi=True)
     write_pictures(index)
     page = read(index, tmp_path, suspects=(suspect(index, 1, "dent;scratch"),), pairs=(Pair(0, 1, "exact", 1.0),))
-    assert "2 labels, several an image" in page.text
+    assert "2 labels (an image may have several)" in page.text
     assert "two labels" in page.text
     assert [one["alt"] for one in page.all("img")] == [
         "b.png: labelled none, looks like dent;scratch",

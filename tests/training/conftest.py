@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cvtune.config import load_config
+from cvtune.data.augment import build_augmentation
 from cvtune.data.index import DatasetIndex, build_index
 from cvtune.data.pixels import PixelCache, fill_pixels
 from cvtune.data.preprocess import Preprocessing
@@ -19,9 +20,11 @@ from cvtune.models.backbone import create_empty
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize
 from cvtune.training.datamodule import PixelDataModule, PixelDataset
+from cvtune.training.losses import build_loss
 from cvtune.training.module import FineTuner
-from cvtune.training.stages import Floats, Judge, Judgement, Material, Session
+from cvtune.training.session import Floats, Judge, Judgement, Material, Session
 from cvtune.training.stop import StopRequest
+from cvtune.training.views import Views
 
 SIZE = 64
 MakeSession = Callable[..., Session]
@@ -61,7 +64,7 @@ def material(cached: tuple[DatasetIndex, PixelCache]) -> Material:
 
 
 @pytest.fixture
-def make_session(material: Material) -> MakeSession:
+def make_session(material: Material, tmp_path: Path) -> MakeSession:
     """`make_session({"train.tail.steps": 8}, backbone=..., verdict=True, stop=...)`; a verdict settles every stage."""
 
     def make(
@@ -72,6 +75,8 @@ def make_session(material: Material) -> MakeSession:
         **changes: Any,
     ) -> Session:
         base = {"train.batch_size": 16, "train.tail.steps": 6, "train.all.steps": 3, "train.workers": 0}
+        config = load_config(flags={**base, **(flags or {})})
+        normalize = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         net = create_empty(backbone, size=SIZE)
         values: dict[str, Any] = {
             "classifier": Classifier(net, LinearHead(net.width, 4)).eval(),
@@ -81,8 +86,24 @@ def make_session(material: Material) -> MakeSession:
             "progress": lambda what, done, of: None,
             **changes,
         }
-        normalize = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        return Session(config=load_config(flags={**base, **(flags or {})}), normalize=normalize, **values)
+        seen: Material = values["material"]
+        values.setdefault(
+            "views",
+            Views(
+                tmp_path,
+                values["classifier"].backbone,
+                normalize,
+                pixels=seen.pixels,
+                rows=np.union1d(seen.train, seen.val),
+                transform=values.get("augmentation") or build_augmentation(config.augment, SIZE),
+                seed=config.seed,
+                window=seen.window,
+                half=False,
+                stop=values["stop"],
+                progress=values["progress"],
+            ),
+        )
+        return Session(config=config, normalize=normalize, **values)
 
     return make
 
@@ -117,16 +138,16 @@ def make_tuner(material: Material) -> MakeTuner:
             torch.manual_seed(0)
             net = create_empty(backbone, size=SIZE)
             classifier = Classifier(net, LinearHead(net.width, 4)).eval()
+        m = material
         tuner = FineTuner(
             classifier,
             Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
             first_group=first_group,
             stage=config.tail,
             train=config,
-            class_weights=torch.tensor([1.3, 0.7, 1.0, 1.0]),
+            loss=build_loss(m.labels[m.train], 4, smoothing=config.label_smoothing),
             total_steps=steps,
         )
-        m = material
         data = PixelDataModule(
             PixelDataset(m.pixels, m.train, m.labels[m.train]),
             PixelDataset(m.pixels, m.val, m.labels[m.val]),

@@ -13,13 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
 
 from cvtune.config import load_config
 from cvtune.data.augment import build_augmentation
-from cvtune.training.datamodule import EpochSampler, PixelDataModule, PixelDataset, default_workers
+from cvtune.training.datamodule import Order, PixelDataModule, PixelDataset, StepSampler
 from cvtune.training.module import FineTuner
-from cvtune.training.stages import Material
+from cvtune.training.session import Material
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras, train_stage
 
@@ -33,9 +32,9 @@ def data_module(m: Material, *, batch_size: int = 14, workers: int = 0, count: i
     return PixelDataModule(train, val, batch_size=batch_size, seed=3, workers=workers)
 
 
-def epoch(loader: DataLoader[Any], number: int) -> list[Batch]:
-    loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
-    return list(loader)
+def epoch(data: PixelDataModule, number: int) -> list[Batch]:
+    data.step = number * data.batches
+    return list(data.train_dataloader())
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -44,8 +43,8 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_the_same_bytes_for_any_number_of_workers_and_others_each_epoch(material: Material) -> None:
-    runs = [data_module(material, workers=workers).train_dataloader() for workers in (0, 1, 2)]
-    first, second = ([epoch(loader, number) for loader in runs] for number in (0, 1))
+    runs = [data_module(material, workers=workers) for workers in (0, 1, 2)]
+    first, second = ([epoch(data, number) for data in runs] for number in (0, 1))
     for numbers in (first, second):
         assert same(numbers[0], numbers[1])
         assert same(numbers[0], numbers[2])
@@ -75,26 +74,53 @@ def test_lightning_moves_the_epoch_on(material: Material, make_tuner: Callable[.
         "tail",
         tuner,
         data_module(material),
-        seed=0,
         stop=StopRequest(),
-        deadline=float("inf"),
         progress=lambda what, done, of: None,
         extras=Extras((Watch(),)),
     )
-    loader = data_module(material).train_dataloader()
-    assert seen == [[x.numpy().tobytes() for x, _ in epoch(loader, number)] for number in range(3)]
+    data = data_module(material)
+    assert seen == [[x.numpy().tobytes() for x, _ in epoch(data, number)] for number in range(3)]
 
 
 @given(st.integers(2, 200), st.integers(2, 64), st.integers(0, 5))
 def test_a_batch_of_one_image_never_occurs(count: int, batch_size: int, number: int) -> None:
+    order = Order(count, batch_size, 0)
     size = min(batch_size, count)
-    sampler: Any = EpochSampler(count, 0)  # torch types the keys of a batch as int
-    sampler.set_epoch(number)
-    batches: list[list[tuple[int, int]]] = list(BatchSampler(sampler, size, drop_last=True))  # type: ignore[arg-type]
+    assert (order.batch_size, order.batches) == (size, count // size)
+    batches = [order.keys(number * order.batches + turn) for turn in range(order.batches)]
     assert {len(batch) for batch in batches} == {size}
     positions = [position for batch in batches for _, position in batch]
     assert len(set(positions)) == len(positions) > count - size
     assert {key[0] for batch in batches for key in batch} == {number}
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 7])
+def test_a_loader_goes_on_from_any_step_to_the_next_look(step: int, material: Material) -> None:
+    whole = data_module(material)
+    wanted = [epoch(whole, 0), epoch(whole, 1)]
+    data = data_module(material)
+    data.step = step
+    assert same(list(data.train_dataloader()), wanted[step // 4][step % 4 :])
+
+
+def test_a_part_of_an_epoch_between_two_looks(material: Material) -> None:
+    m = material
+    plain = PixelDataset(m.pixels, m.train, m.labels[m.train])
+    data = PixelDataModule(plain, plain, batch_size=8, seed=1, validate_every=3, workers=0)
+    assert data.batches == 7
+    lengths = []
+    while data.step < 14:
+        lengths.append(len(list(data.train_dataloader())))
+        data.step += lengths[-1]
+    assert lengths == [3, 3, 3, 3, 3]
+
+
+def test_several_processes_share_every_batch() -> None:
+    order = Order(50, 8, 3)
+    shares = [list(StepSampler(order, range(2, 9), rank=rank, world=2)) for rank in range(2)]
+    for one, other, step in zip(*shares, range(2, 9), strict=True):
+        assert sorted(one + other) == sorted(order.keys(step))
+        assert len(one) == len(other) == 4
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(15, [14]), (14, [14]), (5, [5]), (29, [14, 14])])
@@ -104,13 +130,9 @@ def test_the_loader_leaves_incomplete_batches_out(material: Material, count: int
     assert data.batches == len(wanted)
 
 
-def test_no_image_is_left_out_for_good(material: Material) -> None:
-    sampler = EpochSampler(15, 0)
-    seen = set()
-    for number in range(20):
-        sampler.set_epoch(number)
-        seen |= {position for _, position in list(sampler)[:14]}
-    assert seen == set(range(15))
+def test_no_image_is_left_out_for_good() -> None:
+    order = Order(15, 14, 0)
+    assert {position for step in range(20) for _, position in order.keys(step)} == set(range(15))
 
 
 def test_val_is_complete_in_order_and_as_stored(material: Material) -> None:
@@ -199,12 +221,3 @@ def test_ctrl_c_reaches_the_main_process_alone(material: Material) -> None:
     train = PixelDataset(material.pixels, rows, material.labels[rows], transform=interrupted)
     data = PixelDataModule(train, train, batch_size=3, seed=0, workers=1)
     assert len(list(data.train_dataloader())) == 2
-
-
-@pytest.mark.parametrize(("cores", "wanted"), [(1, 0), (2, 0), (4, 0), (6, 3), (64, 8)])
-def test_workers_follow_the_cores(cores: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
-    assert default_workers() == wanted
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert default_workers() == wanted

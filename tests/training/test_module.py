@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtune.training.datamodule import PixelDataModule
+from cvtune.training.mixing import Mixing
 from cvtune.training.module import FineTuner, balanced_accuracy
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Epoch, Extras, train_stage
@@ -25,9 +25,7 @@ def train(tuner: FineTuner, data: PixelDataModule, *callbacks: L.Callback) -> tu
         "tail",
         tuner,
         data,
-        seed=0,
         stop=StopRequest(),
-        deadline=math.inf,
         progress=lambda what, done, of: None,
         extras=Extras(callbacks),
     ).rows
@@ -67,7 +65,7 @@ def test_frozen_groups_stand_still_and_the_others_learn(name: str, make_tuner: M
     frozen, free = range(3), range(3, len(backbone.groups))
     before, start = group_state(tuner, frozen), group_state(tuner, free)
     with torch.no_grad():
-        seen = backbone.prefix(x, 3)
+        seen, _ = backbone.prefix(x, 3)
     rows = train(tuner, data, modes)
     assert [row.epoch for row in rows] == [0, 1]
     assert modes.seen == [({False}, {True}, True)] * 8  # after a validation too
@@ -75,7 +73,7 @@ def test_frozen_groups_stand_still_and_the_others_learn(name: str, make_tuner: M
     assert not all(torch.equal(a, b) for a, b in zip(start, group_state(tuner, free), strict=True))
     assert not any(p.requires_grad or p.grad is not None for i in frozen for p in backbone.group_parameters(i))
     with torch.no_grad():
-        assert torch.equal(backbone.prefix(x, 3), seen)
+        assert torch.equal(backbone.prefix(x, 3)[0], seen)
     assert not any(module.training for module in tuner.classifier.modules())
 
 
@@ -101,10 +99,10 @@ def test_no_group_is_frozen_from_group_0(make_tuner: MakeTuner) -> None:
 def test_the_answers_are_the_classifiers(first_group: int, make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner("test_vit", first_group=first_group)
     pixels = next(iter(data.val_dataloader()))[0]
-    tuner._half = False
+    tuner.half_prefix = False
     with torch.no_grad():
         assert torch.equal(tuner(pixels), tuner.classifier(tuner.normalize(pixels)))
-        tuner._half = True
+        tuner.half_prefix = True
         assert torch.allclose(tuner(pixels), tuner.classifier(tuner.normalize(pixels)), atol=0.05)
     assert tuner(pixels).dtype == torch.float32
 
@@ -131,12 +129,12 @@ def test_biases_and_norms_are_not_decayed(make_tuner: MakeTuner) -> None:
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 0.1), (1, 0.1), (2, 0.9), (7, 0.0)])
 def test_the_rate_warms_up_and_follows_a_cosine_to_zero(steps: int, warmup: float, make_tuner: MakeTuner) -> None:
     tuner, _ = make_tuner(steps=steps, flags={"train.warmup": warmup})
-    rates = [tuner._schedule(step) for step in range(steps)]
+    rates = [tuner.schedule(step) for step in range(steps)]
     warm = max(1, round(warmup * steps))
     assert rates[:warm] == pytest.approx([(i + 1) / warm for i in range(warm)])
     assert rates[warm:] == sorted(rates[warm:], reverse=True)
     assert all(0 < rate <= 1 for rate in rates)
-    assert tuner._schedule(steps) == pytest.approx(0.0 if warm < steps else 1.0)
+    assert tuner.schedule(steps) == pytest.approx(0.0 if warm < steps else 1.0)
     if steps == 100:
         assert rates[55] == pytest.approx(0.5)
 
@@ -150,29 +148,43 @@ def test_the_optimizer_steps_at_the_scheduled_rates(make_tuner: MakeTuner) -> No
             seen.append(optimizer.param_groups[0]["lr"])
 
     train(tuner, data, Rates())
-    assert seen == pytest.approx([2e-3 * tuner._schedule(step) for step in range(10)])
+    assert seen == pytest.approx([2e-3 * tuner.schedule(step) for step in range(10)])
 
 
-def test_the_loss_knows_class_weights_and_smoothing(make_tuner: MakeTuner) -> None:
+def test_the_loss_of_a_step_is_smoothed(make_tuner: MakeTuner) -> None:
     tuner, _ = make_tuner(flags={"train.label_smoothing": 0.2})
-    logits, labels = torch.randn(9, 4), torch.arange(9) % 4
-    weights = torch.tensor([1.3, 0.7, 1.0, 1.0])
-    assert tuner.loss(logits, labels) == F.cross_entropy(logits, labels, weight=weights)
+    labels = torch.arange(9) % 4
     batch = torch.randint(0, 255, (9, 3, 64, 64), dtype=torch.uint8), labels
-    wanted = F.cross_entropy(tuner(batch[0]), labels, weight=weights, label_smoothing=0.2)
+    wanted = F.cross_entropy(tuner(batch[0]), labels, weight=tuner.loss.weights, label_smoothing=0.2)
     assert tuner.training_step(batch, 0) == wanted
+
+
+@pytest.mark.parametrize("first_group", [0, 3])
+def test_mixed_batches_have_mixed_labels(first_group: int, make_tuner: MakeTuner) -> None:
+    tuner, data = make_tuner(first_group=first_group)
+    tuner.mixing = Mixing(0.4, classes=4, seed=0)
+    labelled: list[Tensor] = []
+    loss = tuner.loss.forward
+    tuner.loss.forward = lambda logits, labels: labelled.append(labels) or loss(logits, labels)  # type: ignore
+    batch = next(iter(data.train_dataloader()))
+    plain = tuner.training_step(batch, 0)
+    assert labelled[0].shape == (14, 4)
+    assert torch.allclose(labelled[0].sum(1), torch.ones(14))
+    assert 0 < float(labelled[0].max(1).values.min()) < 1
+    tuner.mixing, tuner.step = None, 0
+    assert tuner.training_step(batch, 0) != plain
 
 
 def test_validation_figures_are_those_of_the_whole_side(make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner(steps=4)
-    tuner._half = False
+    tuner.half_prefix = False
     data.val = data.train  # 56 images: with batches of 64 one, so of 16 four
     data.val_dataloader = lambda: torch.utils.data.DataLoader(data.val, batch_size=20)  # type: ignore[method-assign]
     (row,) = train(tuner, data)
     pixels, labels = next(iter(torch.utils.data.DataLoader(data.val, batch_size=99)))
     with torch.no_grad():
         logits = tuner(pixels)
-    assert row.val_loss == pytest.approx(float(tuner.loss(logits, labels)), rel=1e-4)
+    assert row.val_loss == pytest.approx(float(tuner.loss.log_loss(logits, labels)), rel=1e-4)
     assert row.val_balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
     assert row.train_loss > 0
 

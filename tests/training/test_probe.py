@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 
 from cvtune.models.head import LinearHead
-from cvtune.training.probe import FOLDS, STRENGTHS, Floats, Ints, _folds, _spread, class_weights, fit_probe
+from cvtune.training import probe
+from cvtune.training.candidates import Floats, Ints
+from cvtune.training.competition import FOLDS, Entry, Result
+from cvtune.training.losses import class_weights
+from cvtune.training.probe import ProbeFit, fit_probe, spread
 
 Table = tuple[Floats, Ints]
 
@@ -28,11 +29,11 @@ def alone(labels: Ints) -> list[str]:
     return [str(i) for i in range(len(labels))]
 
 
-def fit(table: Table, groups: list[str] | None = None, **options: Any) -> tuple[LinearHead, float]:
+def fit(table: Table, groups: list[str] | None = None, **options: Any) -> ProbeFit:
     features, labels = table
     classes = int(labels.max()) + 1
     weights = options.pop("weights", np.ones(classes, np.float32))
-    return fit_probe(features, labels, groups or alone(labels), weights=weights, seed=0)
+    return fit_probe(features, labels, groups or alone(labels), weights=weights, seed=0, **options)
 
 
 def probabilities(head: LinearHead, features: Floats) -> Floats:
@@ -42,85 +43,151 @@ def probabilities(head: LinearHead, features: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 12])
-def test_the_scaling_is_folded_into_the_head(classes: int) -> None:
+@pytest.mark.parametrize("entry", [Entry("ridge", 6), Entry("lda", 6), Entry("logistic", 6, 0.1)])
+def test_the_scaling_is_folded_into_the_head(monkeypatch: pytest.MonkeyPatch, classes: int, entry: Entry) -> None:
+    """Whatever wins on scaled features answers for plain ones."""
+    won: list[Any] = []
+
+    def best(sample: Any, *rest: Any) -> Any:
+        won.append(entry.fit(sample)[0].sharpened(0.5)(sample.x))
+        return Result(entry, 0.5, np.empty(0)), {}
+
+    monkeypatch.setattr(probe, "_best", best)
     table, labels = clouds(classes)
-    head, strength = fit((table, labels))
-    scaled = (table - table.mean(0, dtype=np.float64)) / _spread(table)
-    plain = LogisticRegression(C=strength, max_iter=1000, tol=1e-7).fit(scaled, labels)
-    np.testing.assert_allclose(probabilities(head, table), plain.predict_proba(scaled), atol=2e-3, rtol=0)
+    found = fit((table, labels))
+    assert found.name == entry.kind
+    with torch.no_grad():
+        logits = found.head(torch.from_numpy(table)).numpy()
+    np.testing.assert_allclose(logits, won[0], rtol=1e-3, atol=1e-3)
 
 
 def test_features_that_hardly_vary_are_not_blown_up() -> None:
     table = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32) * [2, 2, 1e-4, 0]
-    spread = _spread(table.astype(np.float32))
-    np.testing.assert_allclose(spread, np.sqrt([6, 6, 2, 2]), rtol=0.1)
-    assert (_spread(np.ones((3, 2), np.float32)) > 0).all()
+    mean, std = spread(table.astype(np.float32), (4,))
+    np.testing.assert_allclose(std, np.sqrt([6, 6, 2, 2]), rtol=0.1)
+    np.testing.assert_allclose(mean, table.mean(axis=0), atol=1e-6)
+    assert (spread(np.ones((3, 2), np.float32), (2,))[1] > 0).all()
+
+
+def test_each_depth_has_a_scale_of_its_own() -> None:
+    table = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32) * [1, 1, 100, 300]
+    _, std = spread(table.astype(np.float32), (2, 2))
+    np.testing.assert_allclose(std[:2], np.sqrt([2, 2]), rtol=0.1)
+    np.testing.assert_allclose(std[2:], np.sqrt([60_000, 140_000]), rtol=0.1)
+
+
+def tracks() -> tuple[Table, list[str]]:
+    """Ten parts, the features say which part it is and nothing about its class."""
+    random = np.random.default_rng(0)
+    part = np.repeat(np.arange(30), 4)
+    table = random.normal(size=(30, 64))[part] + 0.05 * random.normal(size=(120, 64))
+    return (table.astype(np.float32), (part % 2).astype(np.int64)), [str(one) for one in part]
 
 
 def test_pictures_of_one_group_never_help_to_judge_each_other() -> None:
+    table, groups = tracks()
+    apart, together = fit(table), fit(table, groups)
+    assert max(apart.scores.values()) < 0.2
+    assert min(together.scores.values()) > 0.6  # chance is 0.69
+    assert probabilities(apart.head, table[0]).max(axis=1).mean() > 0.95
+    assert probabilities(together.head, table[0]).max(axis=1).mean() < 0.8  # nor to be sure
+
+
+def test_all_heads_compete_on_both_sets_of_features() -> None:
+    found = fit(clouds(3, width=8), taps={3: 2, 5: 1})
+    kinds = {"ridge", "lda", "logistic"}
+    assert set(found.scores) == {f"{kind}/{columns}" for kind in kinds for columns in ("own", "depths")}
+    assert set(fit(clouds(3)).scores) == {f"{kind}/own" for kind in kinds}
+
+
+def test_depths_are_taken_where_they_help_and_left_where_they_do_not() -> None:
+    table, labels = clouds(3, each=40)
+    noise = np.random.default_rng(1).normal(size=(len(labels), 6)).astype(np.float32)
+    helped = fit((np.hstack([noise, table]), labels), taps={2: 4, 7: 2})
+    assert (helped.taps, helped.head.linear.in_features) == ((2, 7), 12)
+    left = fit((np.hstack([table, noise]), labels), taps={2: 4, 7: 2})
+    assert (left.taps, left.head.linear.in_features) == ((), 6)
+
+
+def test_mirrored_images_are_fitted_on_but_not_asked_about() -> None:
+    """A feature that a mirror turns around has no say; the scores are of as many images as before."""
     random = np.random.default_rng(0)
-    part = np.repeat(np.arange(30), 4)
-    labels = (part % 2).astype(np.int64)  # the features say which part it is, and nothing about its class
-    table = (random.normal(size=(30, 64))[part] + 0.05 * random.normal(size=(120, 64))).astype(np.float32)
-    assert fit((table, labels))[1] == max(STRENGTHS)
-    assert fit((table, labels), [str(one) for one in part])[1] == min(STRENGTHS)
+    labels = np.repeat([0, 1], 40)
+    turned = random.normal(size=(80, 1)) + 2 * labels[:, None]
+    kept = random.normal(size=(80, 1)) + 2 * labels[:, None]
+    plain, mirrored = np.hstack([turned, kept]), np.hstack([-turned, kept])
+    one = fit((plain.astype(np.float32), labels)).head.linear.weight.detach().numpy()
+    two = (
+        fit((plain.astype(np.float32), labels), flipped=mirrored.astype(np.float32)).head.linear.weight.detach().numpy()
+    )
+    assert abs(one[1, 0] / one[1, 1]) > 0.5
+    assert abs(two[1, 0] / two[1, 1]) < 0.35
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=9, max_size=40), st.integers(0, 3))
-def test_folds_keep_groups_whole_and_know_every_class(rows: list[tuple[int, int]], seed: int) -> None:
-    labels = np.array([label for label, _ in rows] + [0, 1, 2], np.int64)
-    groups = np.array([f"{label}/{part}" for label, part in rows] + ["x", "y", "z"])
-    for fit_on, score_on in _folds(labels, [str(group) for group in groups], seed):
-        assert not set(groups[fit_on]) & set(groups[score_on])
-        assert set(labels[fit_on]) == {0, 1, 2}
-        assert len(score_on)
+def test_a_mirror_image_stays_in_the_fold_of_its_image() -> None:
+    """Twins on both sides of a fold would make the noise of a picture a perfect sign of its class."""
+    random = np.random.default_rng(0)
+    table, labels = random.normal(size=(60, 80)).astype(np.float32), np.tile([0, 1], 30)
+    found = fit((table, labels), flipped=(table + 0.01 * random.normal(size=table.shape)).astype(np.float32))
+    assert min(found.scores.values()) > 0.6
 
 
 @pytest.mark.parametrize("each", range(1, FOLDS))
-def test_classes_too_small_for_folds_get_a_careful_head(each: int) -> None:
+def test_classes_too_small_for_folds_get_ridge_on_all_depths(each: int) -> None:
     table, labels = clouds(3, each=each, width=40)
-    head, strength = fit((table, labels))
-    assert strength == 1e-2
-    assert probabilities(head, table).argmax(1).tolist() == labels.tolist()
+    found = fit((table, labels), taps={2: 10})
+    assert (found.name, found.taps, found.scores) == ("ridge", (2,), {})
+    assert probabilities(found.head, table).argmax(1).tolist() == labels.tolist()
 
 
 @pytest.mark.parametrize("groups", [["a"] * 10 + ["b"] * 10, ["a"] * 20, [f"{i // 7}" for i in range(20)]])
 def test_few_groups_are_no_obstacle(groups: list[str]) -> None:
     table, labels = clouds(2, each=10)
-    head, strength = fit((table, labels), groups)
-    assert strength in STRENGTHS
-    assert np.isfinite(probabilities(head, table)).all()
+    assert np.isfinite(probabilities(fit((table, labels), groups).head, table)).all()
 
 
 def test_more_features_than_images_and_constant_ones() -> None:
     table, labels = clouds(2, each=8, width=600)
     table[:, ::3] = 7.0
-    head, _ = fit((table, labels))
+    head = fit((table, labels)).head
     assert np.isfinite(probabilities(head, table)).all()
     assert not head.linear.weight[:, ::3].any()  # what never varied has no say
 
 
 def test_a_heavier_class_is_named_more_often() -> None:
     table = clouds(2, each=40, width=2, seed=3)
-    even, _ = fit(table)
-    uneven, _ = fit(table, weights=np.array([0.2, 5.0], np.float32))
+    even = fit(table).head
+    uneven = fit(table, weights=np.array([0.2, 5.0], np.float32)).head
     assert probabilities(uneven, table[0])[:, 1].mean() > probabilities(even, table[0])[:, 1].mean() + 0.1
 
 
-def test_the_same_bytes_twice() -> None:
-    first, second = (fit(clouds(3))[0].state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+def test_the_same_bytes_twice_and_with_more_threads() -> None:
+    threads = torch.get_num_threads()
+    first, again = fit(clouds(3)), fit(clouds(3))
+    try:
+        torch.set_num_threads(3)
+        other = fit(clouds(3))
+    finally:
+        torch.set_num_threads(threads)
+    assert first.scores == again.scores == other.scores
+    for name, value in first.head.state_dict().items():
+        assert torch.equal(value, again.head.state_dict()[name])
+        assert torch.equal(value, other.head.state_dict()[name])
 
 
-def test_class_weights_are_one_over_the_root_of_the_count_with_mean_one() -> None:
-    labels = np.repeat([0, 1], [100, 4])
-    weights = class_weights(labels, 2)
-    assert weights.dtype == np.float32
-    assert weights[1] / weights[0] == pytest.approx(5.0)
-    assert weights[labels].mean() == pytest.approx(1.0)
-    assert class_weights(labels, 2, mode="none").tolist() == [1.0, 1.0]
-    assert class_weights(np.repeat([0, 1], 7), 2).tolist() == [1.0, 1.0]
-    assert np.isfinite(class_weights(labels, 3)).all()  # a class without an image
+def test_of_many_images_some_compete_and_all_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, labels = clouds(3, each=100)
+    rows = probe._enough(labels, np.arange(300) // 2, 0)
+    assert rows.tolist() == list(range(300))
+    monkeypatch.setattr(probe, "_ENOUGH", 90)
+    rare = np.concatenate([labels[:210], np.full(90, 2)])
+    assert np.bincount(rare[probe._enough(rare, np.arange(300), 0)]).tolist() == [30, 30, 30]
+    assert len(probe._enough(np.zeros((300, 2), bool), np.arange(300) // 2, 0)) == 90
+    fast = fit((table, labels))
+    monkeypatch.undo()
+    slow = fit((table, labels))
+    assert fast.scores != slow.scores
+    np.testing.assert_allclose(probabilities(fast.head, table), probabilities(slow.head, table), atol=0.1)
 
 
 def several(n: int = 90, seed: int = 0) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -138,13 +205,20 @@ def several(n: int = 90, seed: int = 0) -> tuple[Floats, np.ndarray[Any, np.dtyp
 def test_several_labels_are_learned_apart(grouped: bool) -> None:
     features, labels = several()
     groups = [f"g{i // 3}" if grouped else str(i) for i in range(len(features))]
-    head, strength = fit_probe(features, labels, groups, weights=class_weights(labels, 3), seed=0)
-    assert strength in STRENGTHS
+    found = fit_probe(features, labels, groups, weights=class_weights(labels, 3), seed=0)
+    assert set(found.scores) == {"ridge/own", "logistic/own"}
     unseen, truth = several(seed=1)
     with torch.no_grad():
-        p = torch.sigmoid(head(torch.from_numpy(unseen))).numpy()
+        p = torch.sigmoid(found.head(torch.from_numpy(unseen))).numpy()
     assert ((p[:, :2] >= 0.5) == truth[:, :2]).mean() >= 0.95
-    assert p[:, 2].max() < 0.02  # never seen: its odds, whatever the picture
+    assert p[:, 2].max() < 0.05  # never seen: its odds, whatever the picture
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_several_labels_of_few_images_are_no_obstacle(count: int) -> None:
+    features, labels = several(count)
+    found = fit_probe(features, labels, [str(i) for i in range(count)], weights=class_weights(labels, 3), seed=0)
+    assert found.head(torch.from_numpy(features)).isfinite().all()
 
 
 def test_weights_of_several_labels_are_roots_of_their_odds() -> None:

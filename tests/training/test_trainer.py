@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,22 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
+from torch import Tensor, nn
 
+from cvtune.errors import TrainingError
+from cvtune.rundir import RunDir, Terminated
+from cvtune.training.averaging import take
+from cvtune.training.checkpoint import Store
 from cvtune.training.datamodule import PixelDataModule
-from cvtune.training.module import FineTuner, clone_state
+from cvtune.training.module import FineTuner
 from cvtune.training.stop import StopRequest
-from cvtune.training.trainer import Epoch, Extras, Progress, seconds_per_step, train_stage
+from cvtune.training.trainer import Epoch, Extras, Progress, Trained, train_stage
+from cvtune.training.trials import seconds_per_step
+
+
+def clone_state(module: nn.Module) -> dict[str, Tensor]:
+    return take(module, module.state_dict())
+
 
 MakeTuner = Callable[..., tuple[FineTuner, PixelDataModule]]
 
@@ -31,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def train(
+def train_all(
     tuner: FineTuner,
     data: PixelDataModule,
     *callbacks: L.Callback,
@@ -39,11 +50,16 @@ def train(
     deadline: float = math.inf,
     progress: Progress = lambda what, done, of: None,
     loggers: tuple[Any, ...] = (),
+    store: Store | None = None,
     **trainer: Any,
-) -> tuple[Epoch, ...]:
+) -> Trained:
     extras = Extras(callbacks, loggers, trainer)
     stop = StopRequest() if stop is None else stop  # one that was not asked is false
-    return train_stage("tail", tuner, data, seed=0, stop=stop, deadline=deadline, progress=progress, extras=extras).rows
+    return train_stage("tail", tuner, data, stop=stop, deadline=deadline, progress=progress, extras=extras, store=store)
+
+
+def train(tuner: FineTuner, data: PixelDataModule, *callbacks: L.Callback, **more: Any) -> tuple[Epoch, ...]:
+    return train_all(tuner, data, *callbacks, **more).rows
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -54,11 +70,11 @@ class Spoiler(L.Callback):
     """Keeps the weights as validated in each epoch, and spoils the head before every epoch from `first` on."""
 
     def __init__(self, first: int, value: float = 1e3) -> None:
-        self.first, self.value = first, value
+        self.first, self.last, self.value = first, 10**9, value
         self.validated: list[dict[str, Tensor]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch >= self.first:
+        if self.first <= trainer.current_epoch <= self.last:
             with torch.no_grad():
                 pl_module.classifier.head.linear.bias.fill_(-self.value)[0].fill_(self.value)
 
@@ -86,7 +102,7 @@ def test_a_row_an_epoch_with_its_rate(make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner(steps=8)
     rows = train(tuner, data)
     assert [(row.stage, row.epoch, row.step) for row in rows] == [("tail", 0, 4), ("tail", 1, 8)]
-    assert rows[0].learning_rate == pytest.approx(1e-3 * tuner._schedule(4))
+    assert rows[0].learning_rate == pytest.approx(1e-3 * tuner.schedule(3))
     assert all(math.isfinite(value) for row in rows for value in (row.train_loss, row.val_loss))
 
 
@@ -127,19 +143,66 @@ def send(number: signal.Signals, at: int) -> Progress:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_a_real_signal_ends_the_stage_in_order(
-    number: signal.Signals, code: int, at: int, make_tuner: MakeTuner
-) -> None:
+def test_ctrl_c_ends_the_stage_in_order(at: int, make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner(steps=400)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         stop.arm()
-        rows = train(tuner, data, stop=stop, progress=send(number, at))
-    assert stop.exit_code == code
+        rows = train(tuner, data, stop=stop, progress=send(signal.SIGINT, at))
+    assert stop.exit_code == 130
     assert rows[-1].step in (at, at + 1)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+def test_sigterm_saves_and_leaves_without_a_look(make_tuner: MakeTuner, elsewhere: Path) -> None:
+    tuner, data = make_tuner(steps=400)
+    store = Store(RunDir(elsewhere / "run"), "tail")
+    spoiler = Spoiler(99)
+    with StopRequest() as stop, pytest.raises(Terminated):
+        train(tuner, data, spoiler, stop=stop, progress=send(signal.SIGTERM, 2), store=store)
+    assert spoiler.validated == []
+    saved = store.load_newest()
+    assert saved is not None
+    assert saved.step == 2
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("at", [2, 4, 7, 10])
+def test_a_stage_goes_on_where_it_was_killed(name: str, at: int, make_tuner: MakeTuner, elsewhere: Path) -> None:
+    def dropping() -> tuple[FineTuner, PixelDataModule]:
+        tuner, data = make_tuner(name, steps=10)
+        for module in tuner.classifier.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.3
+        return tuner, data
+
+    whole, data = dropping()
+    trained = train_all(whole, data)
+
+    def killed(what: str, done: int, of: int) -> None:
+        if done == at:
+            stop.signum = signal.SIGTERM
+
+    store, stop = Store(RunDir(elsewhere / "run"), "tail"), StopRequest()
+    tuner, data = dropping()
+    with pytest.raises(Terminated):
+        train(tuner, data, stop=stop, store=store, progress=killed)
+    steps: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            steps.append(trainer.global_step)
+
+    tuner, data = dropping()
+    again = train_all(tuner, data, Watch(), store=Store(RunDir(elsewhere / "run"), "tail"))
+    assert steps == list(range(at + 1, 11))
+    assert [replace(row, train_loss=0) for row in again.rows] == [replace(row, train_loss=0) for row in trained.rows]
+    assert equal(clone_state(tuner.classifier), clone_state(whole.classifier))
+    assert [one.name for one in again.candidates] == [one.name for one in trained.candidates]
+    for one, other in zip(again.candidates, trained.candidates, strict=True):
+        assert equal(dict(one.state), dict(other.state)), one.name
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
@@ -170,12 +233,21 @@ def test_another_exit_is_not_swallowed(make_tuner: MakeTuner) -> None:
         train(tuner, data, progress=leave)
 
 
-def test_a_stage_that_diverges_ends_where_it_began(make_tuner: MakeTuner) -> None:
-    tuner, data = make_tuner(steps=400, flags={"train.tail.patience": 1})
-    before = clone_state(tuner.classifier)
-    rows = train(tuner, data, Spoiler(0, math.nan))
-    assert [math.isfinite(row.val_loss) for row in rows] == [False]
-    assert equal(clone_state(tuner.classifier), before)
+def test_a_stage_that_diverges_is_rolled_back_to_its_best_weights_at_half_the_rate(make_tuner: MakeTuner) -> None:
+    tuner, data = make_tuner(steps=16)
+    spoiler = Spoiler(1, math.nan)
+    spoiler.last = 1
+    rows = train(tuner, data, spoiler)
+    assert tuner.factor == 0.5
+    assert all(math.isfinite(row.val_loss) for row in rows)
+    assert rows[2].learning_rate == pytest.approx(0.5e-3 * tuner.schedule(11))
+
+
+def test_a_stage_that_diverges_again_and_again_is_an_error(make_tuner: MakeTuner) -> None:
+    tuner, data = make_tuner(steps=400, flags={"train.tail.patience": 50})
+    with pytest.raises(TrainingError, match=r"stage tail: the loss is not a finite number") as caught:
+        train(tuner, data, Spoiler(0, math.nan))
+    assert "learning_rate" in str(caught.value.hint)
 
 
 def test_the_users_callbacks_loggers_and_arguments_reach_lightning(make_tuner: MakeTuner, elsewhere: Path) -> None:
@@ -217,4 +289,3 @@ def test_measuring_a_step_changes_nothing(make_tuner: MakeTuner) -> None:
     assert 0 < seconds_per_step(tuner, data) < 10
     assert equal(clone_state(tuner.classifier), before)
     assert all(parameter.grad is None for parameter in tuner.parameters())
-    assert tuner._train_loss.value == 0

@@ -1,0 +1,183 @@
+"""What the stages of a run share: the images they see, the choices made by measuring, and the best model so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvtune.config import Config
+from cvtune.data.augment import Augmentation
+from cvtune.data.pixels import PixelCache
+from cvtune.models.head import Classifier, HeadFactory
+from cvtune.models.normalize import Normalize
+from cvtune.training.checkpoint import Ledger, Store
+from cvtune.training.losses import Labels, Loss, build_loss
+from cvtune.training.stop import StopRequest
+from cvtune.training.trainer import Epoch, Extras, Progress
+from cvtune.training.views import Views
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a model replaces the one before, from their answers on the validation side."""
+
+    keep: bool
+    reason: str
+    score: float
+    log_loss: float
+
+
+Choices = Mapping[str, Any]  # what a stage chose by measuring, as plain values for plan.json, saved before it trains
+
+Judge = Callable[[Floats, Floats | None], Judgement]  # new logits, old logits [n_val, K]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What training sees of the folder.
+
+    Attributes:
+        pixels: cache of all images.
+        labels: [N] class indices, or bool [N, K] where an image may have several.
+        groups: [N] names of parts, patients or tracks.
+        train: rows of the training side.
+        val: rows of the validation side.
+        held: rows of val, calib and test, ascending: those whose answers the parity gate compares.
+        classes: K.
+        window: raw values that are black and white, for deep images.
+        table: float32 [N, D], embeddings of the pretrained backbone with its taps, where they are known already.
+        mirrored: gives the same of some rows' mirrored images, [n, D]; None where mirrors are not allowed.
+    """
+
+    pixels: PixelCache
+    labels: Labels
+    groups: tuple[str, ...]
+    train: Ints
+    val: Ints
+    held: Ints
+    classes: int
+    window: tuple[float, float] | None = None
+    table: Floats | None = None
+    mirrored: Callable[[Ints], Floats] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen for a stage by measuring; plan.json holds it.
+
+    Attributes:
+        first_group: index of the first layer group that learns.
+        steps: of the optimizer, for which the schedule is made.
+        batch_size: images a step.
+        learning_rate: of the last layer group.
+        views: augmented views of an image in the cache of activations; 0 for live augmentation.
+        every: epochs after which other views take their place.
+    """
+
+    first_group: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    views: int = 0
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage that has ended.
+
+    Attributes:
+        logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
+        plan: what was chosen before; None for the probe.
+        best_step: after which the weights were kept.
+        picked: which weights were taken, and the log-loss of each that could have been.
+    """
+
+    name: str
+    kept: bool
+    reason: str
+    score: float
+    log_loss: float
+    seconds: float
+    steps: int
+    trainable: int
+    epochs: tuple[Epoch, ...] = ()
+    logits: Floats | None = None
+    plan: Plan | None = None
+    best_step: int = 0
+    picked: str = ""
+
+
+@dataclass
+class Session:
+    """Everything the stages share; the classifier always holds the best model so far.
+
+    Attributes:
+        views: activations of the frozen layers for augmented views.
+        replay: choices of an earlier run by stage; they are taken instead of measuring again.
+        planned: called with a stage's choices before it trains.
+        left_out: called with a stage that is not run and why.
+        told: called with a stage and a sentence about what it chose.
+        recipe: for the final fit after a cross-validation, the plan of each stage that was worth it and the steps to
+            take of it; nothing is judged then, since no image is held back.
+        deadline: `time.monotonic()` at which training ends.
+        reserve: seconds that exporting a model takes, kept free before the deadline.
+        ledger: finished stages, which are not run again; None keeps none.
+        store: checkpoints of a stage; None keeps none.
+        best_val: float32 [n_val, K], logits of the best model so far.
+        score: of the probe on the validation side.
+    """
+
+    config: Config
+    classifier: Classifier
+    normalize: Normalize
+    material: Material
+    judge: Judge
+    stop: StopRequest
+    progress: Progress
+    views: Views
+    extras: Extras = field(default_factory=Extras)
+    head: HeadFactory | None = None
+    augmentation: Augmentation | None = None
+    replay: Mapping[str, Choices] = field(default_factory=dict)
+    planned: Callable[[str, Choices], None] = lambda name, choices: None
+    left_out: Callable[[str, str], None] = lambda name, reason: None
+    told: Callable[[str, str], None] = lambda name, text: None
+    recipe: Mapping[str, tuple[Plan, int]] | None = None
+    deadline: float = math.inf
+    reserve: float = 0.0
+    ledger: Ledger | None = None
+    store: Callable[[str], Store | None] = lambda name: None
+    best_val: Floats | None = None
+    score: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that is left to train, infinite without a budget."""
+        return self.deadline - time.monotonic() - self.reserve
+
+    def choose(self, stage: str, measure: Callable[[], Choices]) -> Choices:
+        """The choices of a stage: those of an earlier run, or measured now; written down before anything is trained."""
+        choices = self.replay[stage] if stage in self.replay else measure()
+        self.planned(stage, choices)
+        return choices
+
+    def loss(self) -> Loss:
+        """The loss of the training side."""
+        train, material = self.config.train, self.material
+        return build_loss(
+            material.labels[material.train],
+            material.classes,
+            kind=train.loss,
+            weights=train.class_weights,
+            smoothing=train.label_smoothing,
+        )

@@ -1,0 +1,200 @@
+"""One stage of fine-tuning: its data, its training, the choice among its averages, and the verdict on it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvtune.config import StageConfig
+from cvtune.data.augment import build_augmentation
+from cvtune.models.features import batches
+from cvtune.models.head import Classifier, build_head
+from cvtune.training.averaging import Candidate, Picked, pick, take, wise_ft
+from cvtune.training.checkpoint import Unit
+from cvtune.training.datamodule import PixelDataModule, PixelDataset, StageData
+from cvtune.training.mixing import Mixing, when
+from cvtune.training.module import FineTuner
+from cvtune.training.session import Floats, Ints, Plan, Session, StageResult
+from cvtune.training.trainer import Epoch, train_stage
+from cvtune.training.trials import validation_loss
+from cvtune.training.views import Side
+
+_LOOKED_AT: Final = 1000  # images of the validation side at a look inside a stage; the verdict is on all of them
+
+
+def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> StageResult:
+    """Fine-tune as planned; keep the result only if it is better on the validation side.
+
+    A stage that the ledger has is not run again; one that has a checkpoint goes on from there.
+
+    Raises:
+        Interrupted: somebody asked for an early end before there was anything to judge.
+        TrainingError: the loss is not finite.
+        Terminated: SIGTERM.
+    """
+    unit = session.ledger.done(name) if session.ledger else None
+    if unit is not None:
+        return _restored(session, unit)
+    started = time.monotonic()
+    candidate, data = new_candidate(session), stage_data(session, plan)
+    tuner = new_tuner(session, candidate, stage, plan)
+    trained = train_stage(
+        name,
+        tuner,
+        data,
+        stop=session.stop,
+        deadline=session.deadline - session.reserve,
+        progress=session.progress,
+        extras=session.extras,
+        stop_at=session.recipe[name][1] if session.recipe else None,
+        store=session.store(name),
+    )
+    picked = _pick(session, tuner, data, trained.candidates) if session.recipe is None else None
+    val = predict_logits(session, candidate, session.material.val)
+    verdict = session.judge(val, session.best_val)
+    learnt = [name for name, parameter in candidate.named_parameters() if parameter.requires_grad]
+    result = StageResult(
+        name,
+        verdict.keep,
+        verdict.reason,
+        verdict.score,
+        verdict.log_loss,
+        time.monotonic() - started,
+        steps=trained.rows[-1].step if trained.rows else trained.best_step,
+        trainable=sum(candidate.get_parameter(name).numel() for name in learnt),
+        epochs=trained.rows,
+        logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
+        plan=plan,
+        best_step=trained.best_step,
+        picked="" if picked is None else str(picked),
+    )
+    if session.ledger and not session.stop:  # one that was cut short goes on from its checkpoint when it is resumed
+        _write(session, result, val, take(candidate, candidate.state_dict()) if verdict.keep else {})
+    if verdict.keep:
+        _take_over(session, candidate, val)
+    return result
+
+
+def new_candidate(session: Session) -> Classifier:
+    """A copy of the best model to train on; the user's own head stands in it until a stage with it is kept."""
+    candidate = copy.deepcopy(session.classifier)
+    if session.head is not None:
+        width = candidate.backbone.width
+        candidate.head = build_head(session.head, width, session.material.classes, seed=session.config.seed)
+    return candidate
+
+
+def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan: Plan) -> FineTuner:
+    """The Lightning module of a stage."""
+    material, seed = session.material, session.config.seed
+    strength = when(len(material.train), session.config.train.mixup)
+    return FineTuner(
+        candidate,
+        session.normalize,
+        first_group=plan.first_group,
+        stage=stage.model_copy(update={"learning_rate": plan.learning_rate}),
+        train=session.config.train,
+        loss=session.loss(),
+        total_steps=plan.steps,
+        seed=seed,
+        half=session.views.half,
+        mixing=Mixing(strength, classes=material.classes, seed=seed) if strength else None,
+    )
+
+
+def stage_data(session: Session, plan: Plan) -> StageData:
+    """The loaders of a stage: activations from the cache, or images augmented as they are asked for."""
+    material, config = session.material, session.config
+    labels = material.labels.astype(np.float32) if material.labels.ndim == 2 else material.labels
+    looked, seed = material.val[:: max(1, len(material.val) // _LOOKED_AT)], config.seed
+    rows, epoch = material.train, max(1, len(material.train) // plan.batch_size)
+    how: dict[str, Any] = {
+        "batch_size": plan.batch_size,
+        "seed": seed,
+        "validate_every": epoch if plan.steps >= 2 * epoch else max(1, plan.steps // 4),
+    }
+    if plan.views:
+        cut, views = plan.first_group, session.views
+        train = Side(views, cut, rows, labels[rows], shown=plan.views, every=plan.every, seed=seed)
+        return StageData(train, Side(views, cut, looked, labels[looked]), workers=0, **how)
+    transform = session.augmentation or build_augmentation(config.augment, material.pixels.size)
+    return PixelDataModule(
+        PixelDataset(material.pixels, rows, labels[rows], transform=transform, seed=seed, window=material.window),
+        PixelDataset(material.pixels, looked, labels[looked]),
+        workers=config.train.workers,
+        **how,
+    )
+
+
+def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floats:
+    """Answers of a classifier in eval mode, float32 [len(rows), K]."""
+    classifier.eval()
+    said = batches(
+        session.material.pixels,
+        session.normalize,
+        rows,
+        progress=lambda done, of: session.progress("answers", done, of),
+    )
+    with torch.inference_mode():
+        none = np.empty((0, session.material.classes), np.float32)  # no validation side in a final fit
+        return np.concatenate([none, *(classifier(x).float().numpy() for x in said)])
+
+
+def _pick(session: Session, tuner: FineTuner, data: StageData, found: Sequence[Candidate]) -> Picked | None:
+    """The weights with the lowest log-loss on the validation side: of an epoch, averaged, or on the way from before."""
+    if not found:
+        return None
+
+    def score(state: Mapping[str, Tensor]) -> float:
+        tuner.classifier.load_state_dict(state, strict=False)
+        return validation_loss(tuner, data)
+
+    picked = pick(found, score)
+    before = session.classifier.state_dict()
+    old = {name: before[name] for name in picked.state if name in before}
+    way: Iterator[Candidate] = wise_ft(old, picked.state)
+    further = pick([Candidate(picked.name, picked.state), *way], score)
+    tuner.classifier.load_state_dict(further.state, strict=False)
+    tuner.classifier.eval()
+    return replace(further, scores=picked.scores + further.scores[1:])
+
+
+def _take_over(session: Session, candidate: Classifier, val: Floats) -> None:
+    session.classifier, session.best_val, session.head = candidate, val, None
+
+
+def _write(session: Session, result: StageResult, val: Floats, state: Mapping[str, Tensor]) -> None:
+    assert session.ledger is not None
+    facts = {**asdict(replace(result, logits=None, epochs=())), "epochs": [asdict(row) for row in result.epochs]}
+    tables: dict[str, Any] = {f"weights/{name}": value for name, value in state.items()}
+    if result.logits is not None:
+        tables |= {"val": val, "held": result.logits}
+    session.ledger.write(result.name, facts, tables)
+
+
+def _restored(session: Session, unit: Unit) -> StageResult:
+    """A stage as the ledger has it; the classifier is the one that stood after it."""
+    facts = {**unit.facts, "epochs": tuple(Epoch(**row) for row in unit.facts["epochs"])}
+    result = StageResult(**{**facts, "plan": Plan(**facts["plan"])})
+    if not result.kept:
+        return result
+    candidate = new_candidate(session)
+    names = {name: value for name, value in unit.tensors.items() if name.startswith("weights/")}
+    candidate.load_state_dict({name.removeprefix("weights/"): value for name, value in names.items()})
+    _take_over(session, candidate.eval(), unit.array("val"))
+    return result if superseded(session, unit.name) else replace(result, logits=unit.array("held"))
+
+
+def superseded(session: Session, name: str) -> bool:
+    """Whether a later stage was kept before the run was interrupted, so that this one need not be exported again."""
+    names = session.ledger.names if session.ledger else []
+    later = names[names.index(name) + 1 :] if name in names else names
+    units = [session.ledger.done(name) for name in later] if session.ledger else []
+    return any(unit is not None and unit.facts["kept"] for unit in units)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cvtune import steps
+from cvtune.config import Config, load_config
+from cvtune.console import Console
+from cvtune.models.backbone import Backbone
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CVTUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def config(quick_config: Path) -> Config:
+    return load_config(file=quick_config)
+
+
+def read(parts: Path, config: Config, scratch: Path) -> tuple[steps.Data, Backbone]:
+    weights = steps.find_weights(config)
+    data = steps.read(steps.index(parts, config, QUIET), config, weights, scratch, QUIET)
+    return data, steps.network(config, weights, data, QUIET)
+
+
+def test_the_network_shows_three_depths(parts: Path, config: Config, tmp_path: Path) -> None:
+    _, backbone = read(parts, config, tmp_path)
+    assert backbone.taps == backbone.default_taps() != ()
+
+
+def test_the_audit_sees_the_networks_own_embedding_and_training_all_depths(
+    parts: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def near_pairs(index: Any, facts: Any, pixels: Any, table: Any, **rest: Any) -> tuple[()]:
+        seen.append(table)
+        return ()
+
+    monkeypatch.setattr(sys.modules["cvtune.steps.examine"], "near_pairs", near_pairs)
+    data, backbone = read(parts, config, tmp_path)
+    whole = steps.examine(data, backbone, config, QUIET).table
+    assert whole is not None
+    assert whole.shape == (96, backbone.width)
+    backbone.set_taps(())
+    own = steps.examine(data, backbone, config, QUIET).table
+    assert own is not None
+    assert own.shape == (96, backbone.net_width)
+    assert np.array_equal(whole[:, : backbone.net_width], own)
+    assert np.array_equal(seen[0], seen[1])
+    assert seen[0].flags.c_contiguous
+
+
+def test_the_second_look_at_a_folder_does_not_run_the_network(parts: Path, config: Config, tmp_path: Path) -> None:
+    tables = []
+    for run in range(2):
+        data, backbone = read(parts, config, tmp_path / str(run))
+        ran: list[int] = []
+        backbone.register_forward_hook(lambda module, args, out, ran=ran: ran.append(len(out)))
+        tables.append(steps.examine(data, backbone, config, QUIET).table)
+        assert ran == [[32, 32, 32], []][run]
+    assert np.array_equal(*tables)  # type: ignore[arg-type]
+
+
+def test_without_a_cache_the_network_runs_again(parts: Path, config: Config, tmp_path: Path) -> None:
+    config = load_config(flags={**config.model_dump(exclude_unset=True), "data.cache_gb": 0.0})
+    for _ in range(2):
+        data, backbone = read(parts, config, tmp_path)
+        ran: list[int] = []
+        backbone.register_forward_hook(lambda module, args, out, ran=ran: ran.append(len(out)))
+        steps.examine(data, backbone, config, QUIET)
+        assert len(ran) == 3
+    assert not (tmp_path / "cache" / "pixels").exists()
+
+
+def test_nothing_is_embedded_where_no_copies_are_looked_for(parts: Path, config: Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"data": config.data.model_copy(update={"near_duplicates": False})})
+    data, backbone = read(parts, config, tmp_path)
+    seen = steps.examine(data, backbone, config, QUIET)
+    assert (seen.table, seen.pairs) == (None, ())
+    table = data.embedder(seen.window, config)(backbone, np.array([5, 2]))
+    assert table.shape == (2, backbone.width)
