@@ -43,7 +43,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
     if unit is not None:
         return _restored(session, unit)
     started = time.monotonic()
-    candidate, data = new_candidate(session), stage_data(session, plan)
+    candidate, data, store = new_candidate(session), stage_data(session, plan), session.store(name)
     tuner = new_tuner(session, candidate, stage, plan)
     trained = train_stage(
         name,
@@ -54,7 +54,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         progress=session.progress,
         extras=session.extras,
         stop_at=session.recipe[name][1] if session.recipe else None,
-        store=session.store(name),
+        store=store,
     )
     picked = _pick(session, tuner, data, trained.candidates) if session.recipe is None else None
     val = predict_logits(session, candidate, session.material.val)
@@ -77,6 +77,8 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
     )
     if session.ledger and not session.stop:  # one that was cut short goes on from its checkpoint when it is resumed
         _write(session, result, val, take(candidate, candidate.state_dict()) if verdict.keep else {})
+        if store is not None:
+            store.clear()
     if verdict.keep:
         _take_over(session, candidate, val)
     return result
