@@ -163,7 +163,6 @@ def prepare(
         progress=lab.console.progress,
         extras=Extras(plugins.callbacks, loggers, plugins.trainer),
         head=plugins.head,
-        augmentation=plugins.augmentation,
         replay=lab.replay if fold is None else fold,
         planned=_nothing if quiet else PlanWriter(lab.run.plan, lab.replay),
         left_out=_nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),

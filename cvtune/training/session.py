@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune.config import Config
-from cvtune.data.augment import Augmentation
 from cvtune.data.pixels import PixelCache
 from cvtune.models.head import Classifier, HeadFactory
 from cvtune.models.normalize import Normalize
@@ -122,7 +121,7 @@ class Session:
     """Everything the stages share; the classifier always holds the best model so far.
 
     Attributes:
-        views: activations of the frozen layers for augmented views.
+        views: the augmentation, and activations of the frozen layers for augmented views.
         replay: choices of an earlier run by stage; they are taken instead of measuring again.
         planned: called with a stage's choices before it trains.
         left_out: called with a stage that is not run and why.
@@ -147,7 +146,6 @@ class Session:
     views: Views
     extras: Extras = field(default_factory=Extras)
     head: HeadFactory | None = None
-    augmentation: Augmentation | None = None
     replay: Mapping[str, Choices] = field(default_factory=dict)
     planned: Callable[[str, Choices], None] = lambda name, choices: None
     left_out: Callable[[str, str], None] = lambda name, reason: None

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cvtune.config import StageConfig
-from cvtune.data.augment import build_augmentation
 from cvtune.models.features import batches
 from cvtune.models.head import Classifier, build_head
 from cvtune.training.averaging import Candidate, Picked, pick, take, wise_ft
@@ -113,8 +112,7 @@ def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan:
 
 def stage_data(session: Session, plan: Plan) -> StageData:
     """The loaders of a stage: activations from the cache, or images augmented as they are asked for."""
-    material, config = session.material, session.config
-    labels = material.labels.astype(np.float32) if material.labels.ndim == 2 else material.labels
+    material, config, labels = session.material, session.config, session.material.labels
     looked, seed = material.val[:: max(1, len(material.val) // _LOOKED_AT)], config.seed
     rows, epoch = material.train, max(1, len(material.train) // plan.batch_size)
     how: dict[str, Any] = {
@@ -126,9 +124,9 @@ def stage_data(session: Session, plan: Plan) -> StageData:
         cut, views = plan.first_group, session.views
         train = Side(views, cut, rows, labels[rows], shown=plan.views, every=plan.every, seed=seed)
         return StageData(train, Side(views, cut, looked, labels[looked]), workers=0, **how)
-    transform = session.augmentation or build_augmentation(config.augment, material.pixels.size)
+    transform, window = session.views.transform, material.window
     return PixelDataModule(
-        PixelDataset(material.pixels, rows, labels[rows], transform=transform, seed=seed, window=material.window),
+        PixelDataset(material.pixels, rows, labels[rows], transform=transform, seed=seed, window=window),
         PixelDataset(material.pixels, looked, labels[looked]),
         workers=config.train.workers,
         **how,
@@ -162,7 +160,8 @@ def _pick(session: Session, tuner: FineTuner, data: StageData, found: Sequence[C
     before = session.classifier.state_dict()
     old = {name: before[name] for name in picked.state if name in before}
     way: Iterator[Candidate] = wise_ft(old, picked.state)
-    further = pick([Candidate(picked.name, picked.state), *way], score)
+    known = lambda state: picked.score if state is picked.state else score(state)  # noqa: E731
+    further = pick([Candidate(picked.name, picked.state), *way], known)
     tuner.classifier.load_state_dict(further.state, strict=False)
     tuner.classifier.eval()
     return replace(further, scores=picked.scores + further.scores[1:])

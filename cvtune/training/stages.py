@@ -155,11 +155,11 @@ def _tail_plan(session: Session, name: str, cut: Cut) -> Plan:
 
 def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> Plan:
     """The plan with the learning rate that a few short runs on the cache found."""
-    short = replace(plan, steps=min(_SPRINT, plan.steps))
+    short, candidate = replace(plan, steps=min(_SPRINT, plan.steps)), new_candidate(session)
 
     def run(rate: float) -> float:
         tried = replace(short, learning_rate=rate)
-        tuner = new_tuner(session, new_candidate(session), stage, tried)
+        tuner = new_tuner(session, candidate, stage, tried)
         loss = sprint(tuner, stage_data(session, tried), stop=lambda: bool(session.stop))
         if session.stop:
             raise Interrupted

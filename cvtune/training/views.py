@@ -100,10 +100,10 @@ class Views:
         """
         return self._cache((cut, views, number), self._shown, range(number * views, (number + 1) * views))
 
-    def forget(self, cut: int | None = None) -> None:
-        """Delete the files of a cut, or all of them."""
-        for key in [key for key in self._caches if cut in (None, key[0])]:
-            self._caches.pop(key).close()
+    def forget(self) -> None:
+        """Delete the files."""
+        while self._caches:
+            self._caches.popitem()[1].close()
 
     def _cache(self, key: tuple[int, int, int], source: Source, views: Sequence[int]) -> ActivationCache:
         if key not in self._caches:

@@ -95,7 +95,7 @@ def make_session(material: Material, tmp_path: Path) -> MakeSession:
                 normalize,
                 pixels=seen.pixels,
                 rows=np.union1d(seen.train, seen.val),
-                transform=values.get("augmentation") or build_augmentation(config.augment, SIZE),
+                transform=values.pop("augmentation", None) or build_augmentation(config.augment, SIZE),
                 seed=config.seed,
                 window=seen.window,
                 half=False,
