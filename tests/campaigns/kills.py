@@ -19,6 +19,7 @@ from cvtune.rundir import RunDir
 
 _LOOK: Final = 0.005  # seconds between two looks at the clock and the files
 _TAIL: Final = 3000  # characters of a log that are shown
+_CHANCES: Final = 3  # rounds that a moment may miss: a file that is there for a millisecond is not always seen
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def kill_and_resume(
         seed: of the random moments.
         seconds: that an undisturbed run takes; moments are drawn evenly from it.
         reference: bytes of the file that an undisturbed run ends with, or its path.
-        moments: used up first, one a kill and one after the other, so that every stage is hit.
+        moments: used up first, one a kill and one after the other, so that every stage is hit. One that a round
+            missed is waited for again in the next.
         per_round: kills of one run at most.
         result: the file that is compared, below `run`.
         where: names what a killed run was doing; `stage_of` when unset.
@@ -95,7 +97,7 @@ def kill_and_resume(
     wanted = reference if isinstance(reference, bytes) else reference.read_bytes()
     drawn, planned = random.Random(seed), list(moments)
     hits: list[Kill] = []
-    rounds = 0
+    rounds = missed = 0
     while len(hits) < kills:
         rounds += 1
         assert rounds <= 4 * kills, f"the run ends before it can be killed: {seconds} s is too long, {hits}"
@@ -105,14 +107,15 @@ def kill_and_resume(
             moment = planned[0] if planned else Moment(drawn.uniform(0, seconds))
             lived = _run(_command(start, resume, run), run, environment, limit, moment)
             if lived is not None:
-                planned = planned[1:]
+                planned, missed = planned[1:], 0
                 hits.append(Kill(rounds, (where or stage_of)(run), lived))
             if ended := lived is None or (run / "DONE").is_file():
                 break
         if not ended:
             _run(_command(start, resume, run), run, environment, limit, None)
         assert (run / result).read_bytes() == wanted, f"round {rounds}: other bytes after {hits}"
-        assert not planned or not ended, f"{planned[0]} never came in round {rounds}"
+        missed += bool(planned) and ended
+        assert missed < _CHANCES, f"{planned[0]} never came in {_CHANCES} rounds"
     return hits
 
 
