@@ -199,7 +199,7 @@ def measure(
             setting.classifier,
             setting.normalize,
             sample,
-            half=setting.half,
+            bfloat16=setting.half,
             transform=setting.source.transform,
         )
         plan = plan_cuts(costs, Limits(len(setting.source), 0, BATCH, seconds=seconds))

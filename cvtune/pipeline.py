@@ -39,7 +39,7 @@ def fit(
         CvtuneError: something the user can mend; see `cvtune.errors`.
         KeyboardInterrupt: stopped before there was a model.
     """
-    plugins, began = plugins or steps.Plugins(), time.monotonic()
+    plugins, began, threads = plugins or steps.Plugins(), time.monotonic(), steps.threads(config)
     replay = steps.check(config, out if resume else plan, resume=resume)
     weights = steps.find_weights(config)
     index = steps.index(folder, config, console)
@@ -52,7 +52,7 @@ def fit(
         split = steps.divide(data, seen, config, folder, console)
         data = steps.window(data, split, config, console)
         found = steps.audited(data, seen, split)
-        ledger = steps.record(run, config, found, split, weights, folder, resume=resume)
+        ledger = steps.record(run, config, found, split, weights, folder, threads, resume=resume)
         lab = steps.Lab(run, config, data, seen, backbone, scratch, plugins, replay, ledger, stop, console, began)
         crossed = steps.cross_validate(lab)
         session = steps.prepare(lab, split, crossed=crossed)
@@ -61,6 +61,8 @@ def fit(
             for stage in stages(session):
                 stop.arm()
                 book.add(stage, session.classifier)
+            if final := steps.final_fit(lab, split, session):
+                book.add_final(final)
         return book.close(stopped=stop.exit_code)
 
 
@@ -75,6 +77,7 @@ def check(folder: Path, config: Config, *, console: Console) -> steps.Audited:
     Raises:
         CvtuneError: the folder cannot be used at all.
     """
+    steps.threads(config)
     index = steps.index(folder, config, console)
     with tempfile.TemporaryDirectory(prefix="cvtune-") as scratch, StopRequest():
         weights = steps.find_weights(config)

@@ -75,6 +75,7 @@ from_scratch = true
 [train]
 workers = 0
 cut = 0.67
+final_fit = "train"
 [train.tail]
 steps = 4
 [train.all]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,26 +78,8 @@ def test_different_versions_of_the_two_distributions(monkeypatch: pytest.MonkeyP
     assert check.advice == 'python -m pip install "cvtune-edge==0.2.0"'
 
 
-@pytest.mark.parametrize(
-    "files, cores",
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "garbage"}, None),
-        ({}, None),
-    ],
-)
-def test_quota(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="ascii")
-    assert doctor.cpu_quota(tmp_path) == cores
-
-
 def test_a_quota_below_the_cores_wants_threads_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "cpu_quota", lambda path: 0.5)
+    monkeypatch.setattr("cvtune.cores.cores", lambda: 0.5)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert doctor._cores().advice == "set OMP_NUM_THREADS=1"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -24,6 +24,7 @@ from cvtune.errors import DataError
 from cvtune.rundir import SIDES
 
 _COLUMNS: Final = ("path", "label", "group", "side")
+_FEWEST_FOLDS: Final = 3  # models of two would have seen half of the images each
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,9 @@ def fold_splits(
         raise ValueError(f"{k} folds, expected at least 2, and no image with a given test side")
     linked = link(index, range(len(index)), same, near)
     units = make_units(index, range(len(index)), linked.whole, seed)
-    _check_folds(index, units, k)
+    label, fewest = _fewest(index, units)
+    if fewest < k:
+        raise _too_few(index, label, fewest, k, grouped=len(units) < len(index))
     fold_of = deal_folds(units, k)
     grouped = len(units) < len(index)
     return tuple(
@@ -230,17 +233,54 @@ def _fold(
     return Split(result, bool(short), (*_cut_notes(index, cuts), *calib, *_notes(index, result)), tuple(cuts))
 
 
-def _check_folds(index: DatasetIndex, units: Sequence[Unit], k: int) -> None:
+def held_out(
+    index: DatasetIndex,
+    rows: Sequence[int],
+    k: int,
+    *,
+    seed: int,
+    same: Sequence[Sequence[int]] = (),
+    near: Sequence[Sequence[int]] = (),
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Folds of some of the images: each is in one of them, whole units in the same one.
+
+    Args:
+        index: the images.
+        rows: positions of those that are divided.
+        k: folds at most; fewer where a class has fewer units (groups, clusters, single images).
+        seed: of the shuffle.
+        same: clusters of positions that show the same picture.
+        near: clusters of near-duplicates.
+
+    Returns:
+        The positions of each fold, ascending; nothing where less than three folds are left.
+    """
+    among = set(rows)
+    inside = [[[row for row in cluster if row in among] for cluster in clusters] for clusters in (same, near)]
+    units = make_units(index, rows, link(index, rows, *inside).whole, seed)
+    k = min(k, _fewest(index, units)[1])
+    if k < _FEWEST_FOLDS:
+        return ()
+    members: list[list[int]] = [[] for _ in range(k)]
+    for unit, fold in zip(units, deal_folds(units, k), strict=True):
+        members[fold] += unit.members
+    return tuple(np.array(sorted(fold), np.int64) for fold in members)
+
+
+def _fewest(index: DatasetIndex, units: Sequence[Unit]) -> tuple[int, int]:
+    """The class with the fewest units, and how many it has."""
     available = Counter(label for unit in units for label in unit.labels if label >= 0)
-    fewest = min(range(len(index.classes)), key=lambda label: available[label])
-    most = available[fewest]
-    if most < k:
-        word = "groups" if len(units) < len(index) else "images"
-        have = f"{most} {word if most != 1 else word[:-1]}"
-        raise DataError(
-            f"{index.root}: class '{index.classes[fewest]}' has {have}, but {k} folds need {k} of each",
-            hint=f"--folds {most} works, or add {word} of this class" if most > 1 else f"add {word} of this class",
-        )
+    label = min(range(len(index.classes)), key=lambda label: available[label])
+    return label, available[label]
+
+
+def _too_few(index: DatasetIndex, label: int, fewest: int, k: int, *, grouped: bool) -> DataError:
+    word = "groups" if grouped else "images"
+    have = f"{fewest} {word if fewest != 1 else word[:-1]}"
+    return DataError(
+        f"{index.root}: class '{index.classes[label]}' has {have}, but {k} folds need {k} of each",
+        hint=f"--folds {fewest} works, or add {word} of this class" if fewest > 1 else f"add {word} of this class",
+    )
 
 
 def _crosses(split: Split, rows: Iterable[int]) -> bool:

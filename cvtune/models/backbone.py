@@ -150,6 +150,22 @@ class Backbone(nn.Module):
         self.net_width = _measure(self.net, self.name, size, native=self.size)
         self.size = size
 
+    @torch.no_grad()
+    def takes(self, size: int) -> bool:
+        """Whether it answers images of another size as it is; networks with position embeddings want :meth:`resize`."""
+        if size == self.size:
+            return True
+        if hasattr(self.net, "set_input_size"):
+            return False
+        was = self.training
+        self.eval()
+        try:
+            return bool(self(next(self.parameters()).new_zeros(1, 3, size, size)).shape == (1, self.width))
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+        finally:
+            self.train(was)
+
     def _checked(self, cut: int) -> int:
         if not 0 <= cut <= len(self.groups):
             raise ValueError(f"cut {cut} is outside 0..{len(self.groups)} of {self.name}")

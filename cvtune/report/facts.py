@@ -71,7 +71,8 @@ class Facts:
     Attributes:
         task: "single" or "multi".
         folder: where the paths start.
-        scored: the cross-validation where there was one, then the test side where there is one.
+        scored: the cross-validation where there was one, then the test side where there is one; the other way round
+            where the folds belong to a final fit.
         untrusted: the images are read by child processes.
     """
 
@@ -97,6 +98,16 @@ class Facts:
     untrusted: bool
 
     @property
+    def crossed(self) -> bool:
+        """Whether a cross-validation stands in for a test side."""
+        return bool(self.folds) and self.scored[0].side == "folds"
+
+    @property
+    def final(self) -> bool:
+        """Whether the bundle is a final fit, on all images outside test."""
+        return bool(self.folds) and not self.crossed
+
+    @property
     def multi(self) -> bool:
         """Whether an image may have several labels."""
         return self.task == "multi"
@@ -116,7 +127,8 @@ def read_facts(run: RunDir) -> Facts:
     manifest = _if_there(run.bundle / MANIFEST_FILE, lambda path: Manifest.from_json(read_json(path), str(path)))
     metrics = _if_there(run.metrics, _read_tree) or {}
     task = _task(run, metrics, manifest)
-    scored = tuple(one for side in ("folds", "test") for one in _scored(run, side, task))
+    order = ("test", "folds") if metrics.get("model") == "final" else ("folds", "test")
+    scored = tuple(one for side in order for one in _scored(run, side, task))
     rows = _if_there(run.split, read_csv) or []
     labels = [_labels(row.get("label", ""), task) for row in rows]
     classes = scored[0].answers.classes if scored else natural_order({name for some in labels for name in some})
@@ -136,7 +148,7 @@ def read_facts(run: RunDir) -> Facts:
         skipped=tuple((item["path"], item["reason"]) for item in audit.get("skipped", ())),
         stages=_if_there(run.stages, read_stages) or (),
         epochs=_if_there(run.curves, read_epochs) or (),
-        folds=read_folds(run, scored[0].answers) if scored and scored[0].side == "folds" else (),
+        folds=next((read_folds(run, one.answers) for one in scored if one.side == "folds"), ()),
         scored=scored,
         leak=_leak(run, metrics, findings, scored),
         calibration=_if_there(run.calibration, Calibration.load),

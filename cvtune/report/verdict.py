@@ -49,6 +49,7 @@ def leak_sentence(facts: Facts) -> str:
 def _folds(facts: Facts) -> Iterator[str]:
     first, *others = facts.scored
     if first.side != "folds":
+        yield from (_final(facts, one) for one in others)
         return
     count = f"{len(facts.folds)} folds" if facts.folds else "Folds"
     yield f"{count}: each image was answered by a model that had not seen it."
@@ -58,6 +59,15 @@ def _folds(facts: Facts) -> Iterator[str]:
         yield f"{trained}; of the test side, kept apart, it has {others[0].metrics.accuracy} {verdict} (below)."
     else:
         yield f"{trained}: it was not measured on unseen images, the cross-validated figures stand for it."
+
+
+def _final(facts: Facts, folds: Scored) -> str:
+    """Of a final fit the test side is the headline."""
+    rate = told(task_named(facts.task), folds.metrics.accuracy)
+    return (
+        f"The bundle was trained on the {folds.metrics.n:,} images outside test, after {len(facts.folds)} models had "
+        f"answered for those of them that they had not seen: {rate} (below)."
+    )
 
 
 def _weakest(scored: Scored) -> Iterator[str]:

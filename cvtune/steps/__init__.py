@@ -1,8 +1,9 @@
 """The steps of the main path, in the order in which `pipeline` calls them; no step calls another."""
 
-from cvtune.steps.begin import check, find_weights, new_run, resumed, scratch
+from cvtune.steps.begin import check, find_weights, new_run, resumed, scratch, threads
 from cvtune.steps.divide import Audited, audited, divide, record, window
 from cvtune.steps.examine import Seen, examine
+from cvtune.steps.final import FinalFit, final_fit
 from cvtune.steps.folds import cross_validate
 from cvtune.steps.read import Data, index, network, read, settle
 from cvtune.steps.train import Crossed, Lab, Plugins, prepare
@@ -11,6 +12,7 @@ __all__ = [
     "Audited",
     "Crossed",
     "Data",
+    "FinalFit",
     "Lab",
     "Plugins",
     "Seen",
@@ -19,6 +21,7 @@ __all__ = [
     "cross_validate",
     "divide",
     "examine",
+    "final_fit",
     "find_weights",
     "index",
     "network",
@@ -29,5 +32,6 @@ __all__ = [
     "resumed",
     "scratch",
     "settle",
+    "threads",
     "window",
 ]

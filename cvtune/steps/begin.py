@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cvtune.config import Config, load_config
+from cvtune.cores import cores
 from cvtune.errors import RunError
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
 from cvtune.rundir import RunDir, read_json
+from cvtune.training.hardware import Threads, device_of, loader_workers, set_threads
+from cvtune.training.hardware import threads as count_threads
 from cvtune.training.loggers import check_loggers
 from cvtune.training.session import Choices
 
@@ -37,6 +40,18 @@ def check(config: Config, plan: Path | None, *, resume: bool = False) -> Mapping
         return {}
     choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"]
     return choices
+
+
+def threads(config: Config) -> Threads:
+    """As many as this machine has cores for, set for the whole process before anything is computed.
+
+    Args:
+        config: with the loader processes, which need cores too.
+    """
+    workers = config.train.workers
+    found = count_threads(loader_workers(device_of(), cores()) if workers is None else workers)
+    set_threads(found)
+    return found
 
 
 def resumed(path: Path) -> tuple[Path, Config]:

@@ -26,6 +26,7 @@ from cvtune.rundir import SIDES, RunDir, write_json, write_text
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
 from cvtune.training.checkpoint import Ledger
+from cvtune.training.hardware import Threads
 
 
 def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Console, *, keep: bool = True) -> Split:
@@ -140,6 +141,7 @@ def record(
     split: Split,
     weights: WeightsInfo,
     folder: Path,
+    threads: Threads,
     *,
     resume: bool = False,
 ) -> Ledger:
@@ -164,7 +166,7 @@ def record(
     index.save(run.index)
     split.save(run.split, index)
     write_text(run.config, dump_toml(config))
-    write_json(run.environment, _environment(weights, folder))
+    write_json(run.environment, _environment(weights, folder, threads))
     save_audit(run.audit, found.findings, index, suspects=seen.suspects, pairs=seen.pairs)
     write_corrections(run.corrections, index, seen.suspects, seen.pairs)
     return Ledger(run, key=_sha256(run.config, run.index, run.split))
@@ -177,16 +179,15 @@ def _sha256(*files: Path) -> str:
     return found.hexdigest()
 
 
-def _environment(weights: WeightsInfo, folder: Path) -> dict[str, Any]:
-    import torch
-
+def _environment(weights: WeightsInfo, folder: Path, threads: Threads) -> dict[str, Any]:
     names = ("cvtune", "torch", "timm", "lightning", "albumentations", "onnx", "onnxruntime", "numpy", "scikit-learn")
     return {
         "folder": str(folder.resolve()),
         "python": sys.version.split()[0],
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "threads": threads.network,
+        "threads_from": threads.reason,
         "versions": {name: version(name) for name in names},
         "backbone": weights.backbone,
         "weights": weights.record(),

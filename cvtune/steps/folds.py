@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from cvtune.config import Config
 from cvtune.console import duration
-from cvtune.data.index import write_rows
+from cvtune.data.index import DatasetIndex, write_rows
 from cvtune.data.split import Split, fold_splits
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_of, told
@@ -21,7 +23,7 @@ from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
 from cvtune.steps.train import Crossed, Lab, PlanWriter, prepare
-from cvtune.training.session import Choices, Floats, Plan, Session, StageResult
+from cvtune.training.session import Choices, Floats, Recipe, Session, StageResult
 from cvtune.training.stages import stages
 
 
@@ -68,7 +70,7 @@ def cross_validate(lab: Lab) -> Crossed | None:
         done.append(fold)
     rows = np.concatenate([fold.rows for fold in done])
     order = np.argsort(rows)
-    _write(lab.run, lab.data, done)
+    write_folds(lab.run, lab.data.index, [fold.rows for fold in done], [_facts(fold) for fold in done])
     return Crossed(
         k,
         rows[order],
@@ -104,50 +106,65 @@ def _fold(session: Session, rows: NDArray[np.int64], data: Data) -> _Fold:
     kept = tuple(stage for stage in stages(session) if stage.kept)
     assert kept[-1].logits is not None
     logits = kept[-1].logits[np.searchsorted(session.material.held, rows)]
-    task, index = task_of(data.index), data.index
+    return _Fold(rows, logits, len(session.material.train), kept, *judged(data.index, rows, logits))
+
+
+def judged(index: DatasetIndex, rows: NDArray[np.int64], logits: Floats) -> tuple[Rate, float, float]:
+    """How many of some images are right, the figure that decides between stages, and the log-loss.
+
+    Args:
+        index: the images.
+        rows: positions of those that were asked about.
+        logits: float32 [len(rows), K].
+    """
+    task = task_of(index)
     paths = [index.images[row].path for row in rows]
-    answers = task.predictions(paths, session.material.labels[rows], task.probabilities(logits), index.classes)
+    answers = task.predictions(paths, task.truth(index)[rows], task.probabilities(logits), index.classes)
     figures = task.score(answers)
-    return _Fold(
-        rows, logits, len(session.material.train), kept, figures.accuracy, task.headline(figures), answers.log_loss
-    )
+    return figures.accuracy, task.headline(figures), answers.log_loss
 
 
-def _recipe(done: Sequence[_Fold], images: int) -> dict[str, tuple[Plan, int]]:
-    """For each stage that more than half of the folds kept its plan, with the median steps, scaled to all images."""
-    found: dict[str, list[tuple[Plan, float, float]]] = {}
+def _recipe(done: Sequence[_Fold], images: int) -> dict[str, Recipe]:
+    """Of each stage that more than half of the folds kept, the median; steps are scaled to all images."""
+    found: dict[str, list[Recipe]] = {}
     for fold in done:
-        scale = images / fold.trained
         for stage in fold.kept[1:]:
-            assert stage.plan is not None
-            found.setdefault(stage.name, []).append((stage.plan, scale * stage.plan.steps, scale * stage.best_step))
+            found.setdefault(stage.name, []).append(stage.recipe.scaled(images / fold.trained))
+    return {name: _median(rows) for name, rows in found.items() if 2 * len(rows) > len(done)}
+
+
+def _median(rows: Sequence[Recipe]) -> Recipe:
+    plan = replace(
+        rows[0].plan,
+        steps=round(median(row.plan.steps for row in rows)),
+        learning_rate=median(row.plan.learning_rate for row in rows),
+    )
+    weights, way = Counter((row.weights, row.way) for row in rows).most_common(1)[0][0]
+    return Recipe(plan, round(median(row.take for row in rows)), weights, way)
+
+
+def _facts(fold: _Fold) -> dict[str, Any]:
     return {
-        name: (
-            replace(
-                rows[0][0],
-                steps=max(1, round(float(np.median([steps for _, steps, _ in rows])))),
-                learning_rate=float(np.median([plan.learning_rate for plan, _, _ in rows])),
-            ),
-            max(1, round(float(np.median([taken for _, _, taken in rows])))),
-        )
-        for name, rows in found.items()
-        if 2 * len(rows) > len(done)
+        "images": len(fold.rows),
+        "trained_on": fold.trained,
+        "stages": [stage.name for stage in fold.kept],
+        "score": fold.score,
+        "log_loss": fold.log_loss,
     }
 
 
-def _write(run: RunDir, data: Data, done: Sequence[_Fold]) -> None:
-    """folds.json: what each fold did; folds.csv: which image was held out in which."""
-    facts: list[dict[str, Any]] = [
-        {
-            "images": len(fold.rows),
-            "trained_on": fold.trained,
-            "stages": [stage.name for stage in fold.kept],
-            "score": fold.score,
-            "log_loss": fold.log_loss,
-        }
-        for fold in done
-    ]
-    write_json(run.folds, facts)
-    held = {int(row): number for number, fold in enumerate(done, start=1) for row in fold.rows}
-    rows = ((data.index.images[row].path, str(number)) for row, number in sorted(held.items()))
+def write_folds(
+    run: RunDir, index: DatasetIndex, folds: Sequence[NDArray[np.int64]], facts: Sequence[Mapping[str, Any]]
+) -> None:
+    """folds.json: what each fold did; folds.csv: which image was held out in which.
+
+    Args:
+        run: where they go.
+        index: the images.
+        folds: rows held out in each.
+        facts: of each: images, trained_on, stages, score, log_loss.
+    """
+    write_json(run.folds, list(facts))
+    held = {int(row): number for number, rows in enumerate(folds, start=1) for row in rows}
+    rows = ((index.images[row].path, str(number)) for row, number in sorted(held.items()))
     write_rows(run.folds.with_suffix(".csv"), ("path", "fold"), rows)

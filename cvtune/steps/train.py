@@ -24,13 +24,14 @@ from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
 from cvtune.training.checkpoint import Ledger, Store
-from cvtune.training.hardware import has_fast_bfloat16
 from cvtune.training.loggers import build_loggers
-from cvtune.training.session import Choices, Floats, Ints, Judgement, Material, Plan, Session
+from cvtune.training.session import Choices, Floats, Ints, Judgement, Material, Recipe, Session
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
 from cvtune.training.views import Views
 
+SMALL: Final = 2000  # images; below, sides that are held back cost more than the folds of a final fit
+SHARE: Final = 0.4  # of a budget, for the stages where a final fit follows
 MIRRORS_FROM: Final = 300.0  # seconds of a budget: mirrored features take as long as the plain ones, for half a point
 
 
@@ -62,7 +63,7 @@ class Crossed:
         k: folds.
         rows: int64 [n], positions of the images that were divided, ascending: all but a given test side.
         logits: float32 [n, K], the answer for each by the model of the fold that it was held out of.
-        recipe: for all n images, the plan of each stage that most folds kept, and the steps to take of it.
+        recipe: how each stage that was worth it is repeated on all n images.
         score: mean over the folds of the figure that decides between stages, on the held-out images.
         log_loss: likewise.
     """
@@ -70,7 +71,7 @@ class Crossed:
     k: int
     rows: NDArray[np.int64]
     logits: Floats
-    recipe: Mapping[str, tuple[Plan, int]]
+    recipe: Mapping[str, Recipe]
     score: float
     log_loss: float
 
@@ -132,6 +133,7 @@ def prepare(
     if plugins.head is not None:
         build_head(plugins.head, lab.backbone.width, len(index.classes))  # a head that does not fit is known at once
     val, task = split.indices("val"), task_of(index)
+    final = crossed is None and fold is None and wants_final(config, len(index))
     truth = task.truth(index)
     normalize = Normalize(data.frame.mean, data.frame.std, data.frame.window)
     material = Material(
@@ -147,13 +149,14 @@ def prepare(
         mirrored=_mirrored(lab),
     )
     quiet, key = fold is not None, lab.ledger.key
-    budget = config.train.budget
+    budget = math.inf if config.train.budget is None else config.train.budget * (SHARE if final else 1)
+    viewed = np.setdiff1d(np.arange(len(index)), split.indices("test")) if final else np.union1d(material.train, val)
     return Session(
         config=config,
         classifier=Classifier(lab.backbone, LinearHead(lab.backbone.width, len(index.classes))),
         normalize=normalize,
         material=material,
-        views=_views(lab, material, normalize),
+        views=_views(lab, material, normalize, viewed),
         judge=(
             _Judge(task, tuple(index.images[row].path for row in val), truth[val], index.classes)
             if crossed is None
@@ -168,10 +171,18 @@ def prepare(
         left_out=_nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
         told=_nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
-        deadline=deadline or (math.inf if budget is None else lab.began + budget),
+        deadline=deadline or lab.began + budget,
+        keep_views=final,
         ledger=None if quiet else lab.ledger,
         store=_nothing if quiet else lambda name: Store(lab.run, name, key=key),
     )
+
+
+def wants_final(config: Config, images: int) -> bool:
+    """Whether the model is trained once more at the end, on all images but the test ones."""
+    if config.data.folds:
+        return False  # where the last model is that one anyway
+    return images < SMALL if config.train.final_fit == "auto" else config.train.final_fit == "all"
 
 
 def _nothing(*_: Any) -> None:
@@ -189,7 +200,7 @@ def _mirrored(lab: Lab) -> Callable[[Ints], Floats] | None:
     return lambda rows: embedder(lab.backbone, rows, mirror=mirror, progress=progress)
 
 
-def _views(lab: Lab, material: Material, normalize: Normalize) -> Views:
+def _views(lab: Lab, material: Material, normalize: Normalize, rows: Ints) -> Views:
     config = lab.config
     transform = lab.plugins.augmentation or build_augmentation(config.augment, material.pixels.size)
     return Views(
@@ -197,11 +208,10 @@ def _views(lab: Lab, material: Material, normalize: Normalize) -> Views:
         lab.backbone,
         normalize,
         pixels=material.pixels,
-        rows=np.union1d(material.train, material.val),
+        rows=rows,
         transform=transform,
         seed=config.seed,
         window=material.window,
-        half=has_fast_bfloat16(),
         stop=lab.stop,
         progress=lab.console.progress,
     )

@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -26,9 +25,9 @@ from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 from cvtune.training.activations import Storage
+from cvtune.training.hardware import FASTER, mixed
 
 Clock = Callable[[], float]
-Precision = Callable[[], AbstractContextManager[Any]]
 
 AUTO_SECONDS: Final = 900.0  # no budget: what fastai's default takes for 2,000 images here (906 s), and no more
 _LEAST_EPOCHS: Final = 2
@@ -51,6 +50,8 @@ _FIRST_LOSS: Final = 0.01  # of the worth, that an earlier answer may cost
 _VIEWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _USUAL_VIEWS: Final = 4
 _MOST_PASSES: Final = 6000  # images through the prefix that small folders may always have: tens of seconds
+
+_LOOKS_AFTER: Final = 10  # at the validation side: after the short runs, and at the weights that may be kept
 
 _RUNS: Final = 3  # the first pays for memory and kernels
 _AUGMENTED: Final = 16  # images
@@ -88,12 +89,18 @@ class CostTable:
     Attributes:
         groups: input first.
         head: seconds an image, forward and backward.
-        augment: seconds an image.
+        augment: seconds an image, on one core.
+        cores: that the network takes.
+        half: the groups learn in bfloat16, which is faster.
+        frozen_half: they run frozen in bfloat16.
     """
 
     groups: tuple[GroupCost, ...]
     head: float = 0.0
     augment: float = 0.0
+    cores: int = 1
+    half: bool = False
+    frozen_half: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -102,7 +109,7 @@ class CostTable:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> CostTable:
         """What `to_json` gave."""
-        return cls(tuple(GroupCost(**group) for group in tree["groups"]), tree["head"], tree["augment"])
+        return cls(**{**tree, "groups": tuple(GroupCost(**group) for group in tree["groups"])})
 
 
 @dataclass(frozen=True)
@@ -315,8 +322,10 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
     prefix = sum(one.forward for one in frozen)
     an_image = sum(one.train for one in learning) + costs.head
     a_step = min(limits.batch_size, limits.images) * an_image + sum(one.update for one in learning)
-    fill = viewed * views * (prefix + costs.augment) + plain * prefix
-    looks = epochs * limits.val_images * an_image / 3  # a forward pass is about a third
+    # Images are augmented in a thread beside the network: the cores do both, and one of them augments at a time.
+    fill = viewed * views * max(prefix + costs.augment / costs.cores, costs.augment) + plain * prefix
+    # A forward pass in float32, which is about a third of a step in float32.
+    looks = (epochs + _LOOKS_AFTER) * limits.val_images * an_image / (2 if costs.half else 3)
     return Cut(
         group=group,
         name=costs.groups[group].name,
@@ -352,8 +361,7 @@ def measure_groups(
     normalize: Normalize,
     sample: Tensor,
     *,
-    half: bool = False,
-    learning: Precision = nullcontext,
+    bfloat16: bool = False,
     transform: Augmentation | None = None,
     window: tuple[float, float] | None = None,
     limit: float = 3.0,
@@ -368,8 +376,8 @@ def measure_groups(
         classifier: on the device that will train.
         normalize: from stored pixels to the network's input.
         sample: stored pixels [B, 3, S, S] of real images, B about the batch size of training, from 2 on.
-        half: the prefix runs in bfloat16.
-        learning: makes the context in which the tail's forward pass runs, such as autocast.
+        bfloat16: whether the processor multiplies it; frozen layers, and the last third of those that learn, are then
+            timed in both formats, and the one that is faster is taken.
         transform: augmentation, to be timed too.
         window: of deep pixels, for the augmentation.
         limit: seconds, roughly.
@@ -377,15 +385,37 @@ def measure_groups(
     """
     until = clock() + limit
     augmenting = _augmenting(transform, sample[:_AUGMENTED], window, clock)
-    bench = _Bench(classifier, learning, clock)
+    bench = _Bench(classifier, clock)
     with torch.random.fork_rng(devices=[bench.device] if bench.device.type == "cuda" else []):
-        frozen = bench.frozen(normalize, sample, half)
-        groups: list[GroupCost] = []  # last one first
-        for index, (x, cost) in reversed(list(enumerate(frozen))):
-            guess = _guess(cost, groups[-1]) if 3 * len(groups) >= len(frozen) else None
-            late = guess is not None and clock() + _RUNS * len(x) * guess.train > until
-            groups.append(guess if guess is not None and late else bench.learnt(index, x, cost))
-        return CostTable(tuple(reversed(groups)), bench.head(len(sample)), augmenting)
+        frozen = [bench.frozen(normalize, sample, half) for half in _formats(bfloat16)]
+        frozen_half = _faster(*(sum(cost.forward for _, cost in row) for row in frozen))
+        inputs = frozen[frozen_half]
+        last = range(len(inputs) - 1, len(inputs) - 1 - math.ceil(len(inputs) / 3), -1)
+        learnt = [[bench.learnt(index, *inputs[index], half) for index in last] for half in _formats(bfloat16)]
+        half = _faster(*(sum(cost.train for cost in row) for row in learnt))
+        groups = learnt[half]  # last one first
+        for index in range(last[-1] - 1, -1, -1):
+            x, cost = inputs[index]
+            guess = _guess(cost, groups[-1])
+            late = clock() + _RUNS * len(x) * guess.train > until
+            groups.append(guess if late else bench.learnt(index, x, cost, half))
+        return CostTable(
+            groups=tuple(reversed(groups)),
+            head=bench.head(len(sample)),
+            augment=augmenting,
+            cores=torch.get_num_threads(),
+            half=half,
+            frozen_half=frozen_half,
+        )
+
+
+def _formats(bfloat16: bool) -> tuple[bool, ...]:
+    return (False, True) if bfloat16 else (False,)
+
+
+def _faster(plain: float, other: float = math.inf) -> bool:
+    """Whether the other way is clearly faster."""
+    return other * FASTER <= plain
 
 
 def _guess(cost: GroupCost, behind: GroupCost) -> GroupCost:
@@ -398,13 +428,13 @@ def _guess(cost: GroupCost, behind: GroupCost) -> GroupCost:
 class _Bench:
     """Two copies of a classifier: one as it runs frozen, one as it learns."""
 
-    def __init__(self, classifier: Classifier, learning: Precision, clock: Clock) -> None:
+    def __init__(self, classifier: Classifier, clock: Clock) -> None:
         self.device = next(classifier.parameters()).device
         self._model = copy.deepcopy(classifier).requires_grad_(True)
         set_trainable(self._model.backbone, 0)
         self._quick, *_ = folded(self._model.backbone, len(self._model.backbone.groups))
         self._model.train()
-        self._learning, self._clock = learning, clock
+        self._clock = clock
 
     @torch.no_grad()
     def frozen(self, normalize: Normalize, sample: Tensor, half: bool) -> list[tuple[Tensor, GroupCost]]:
@@ -433,14 +463,14 @@ class _Bench:
             parameters=sum(p.numel() for p in self._model.backbone.group_parameters(index)),
         )
 
-    def learnt(self, index: int, x: Tensor, cost: GroupCost) -> GroupCost:
+    def learnt(self, index: int, x: Tensor, cost: GroupCost, half: bool) -> GroupCost:
         """With what the group costs to learn: forward and backward, and its part of the optimizer's step."""
         backbone = self._model.backbone
         # Nothing before the first group learns; anywhere else the gradient goes on to the group before.
         x = x.detach().float().requires_grad_(index > 0)
-        train = self._fastest(lambda: self._pass(lambda: run_group(backbone, x, index))) / len(x)
+        train = self._fastest(lambda: self._pass(lambda: run_group(backbone, x, index), half)) / len(x)
         parameters = backbone.group_parameters(index)
-        update = self._fastest(torch.optim.AdamW(parameters).step) if parameters else 0.0
+        update = self._fastest(torch.optim.AdamW(parameters, fused=True).step) if parameters else 0.0
         return replace(cost, train=train, update=update)
 
     def head(self, batch: int) -> float:
@@ -448,8 +478,8 @@ class _Bench:
         x = torch.zeros(batch, self._model.backbone.width, device=self.device, requires_grad=True)
         return self._fastest(lambda: self._pass(lambda: self._model.head(x))) / batch
 
-    def _pass(self, forward: Callable[[], Tensor]) -> None:
-        with self._learning():
+    def _pass(self, forward: Callable[[], Tensor], half: bool = False) -> None:
+        with mixed(half):
             out = forward()
         out.float().sum().backward()  # type: ignore[no-untyped-call]
 

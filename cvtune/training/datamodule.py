@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cvtune.cores import cores
 from cvtune.data.augment import Augmentation, augment
 from cvtune.data.pixels import PixelCache
 from cvtune.models.normalize import to_tensor
-from cvtune.training.hardware import cores, loader_workers
+from cvtune.training.hardware import device_of, loader_workers
 
 Ints = NDArray[np.int64]
 Labels = NDArray[Any]
@@ -158,7 +159,7 @@ class StageData(L.LightningDataModule):
         self.batch_size = self.order.batch_size
         self.seed = seed
         self.validate_every = validate_every or self.order.batches
-        self.workers = loader_workers("cpu", cores()) if workers is None else workers
+        self.workers = loader_workers(device_of(), cores()) if workers is None else workers
         self.step = 0
 
     @property

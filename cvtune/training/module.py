@@ -9,17 +9,21 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cvtune.config import StageConfig, TrainConfig
 from cvtune.models.backbone import set_trainable
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
+from cvtune.training.hardware import mixed
 from cvtune.training.losses import Loss
 from cvtune.training.mixing import Mixing
 
 Batch = tuple[Any, Tensor]  # pixels [B, 3, S, S] or activations; labels int64 [B], or float [B, K]
 
 BAD_STEPS: Final = 3  # in a row whose gradients are not finite before the stage is rolled back
+STRIDE: Final = 32  # pixels; sides are multiples of what most networks shrink an image by
+_RISING: Final = 0.6  # of the steps; the others are at full size, at which the model is used (Touvron et al. 2019)
 
 
 class FineTuner(L.LightningModule):
@@ -37,13 +41,17 @@ class FineTuner(L.LightningModule):
         loss: what is minimised (`cvtune.training.losses.build_loss`).
         total_steps: optimizer steps of the whole stage, for the schedule.
         seed: of dropout and drop-path.
-        half: bfloat16 for the frozen groups.
+        frozen_half: bfloat16 for the frozen groups.
+        half: bfloat16 for forward and backward pass of the training step, on the processor (`hardware.mixed`); the
+            loss, the head, the optimizer and every look at the validation side are in float32.
+        small: side in pixels of the images of the first steps, see :func:`side_at`; 0 for the full one all along.
         mixing: mixup and CutMix of training batches; None mixes nothing.
 
     Attributes:
         step: batches seen so far.
         factor: what the rates are multiplied with; halved when the stage is rolled back.
         bad: steps in a row that were skipped because a gradient was not finite.
+        in_half: whether the training step is in bfloat16.
     """
 
     def __init__(
@@ -57,7 +65,9 @@ class FineTuner(L.LightningModule):
         loss: Loss,
         total_steps: int,
         seed: int = 0,
+        frozen_half: bool = False,
         half: bool = False,
+        small: int = 0,
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
@@ -68,7 +78,7 @@ class FineTuner(L.LightningModule):
         self.loss = loss
         self.total_steps = max(1, total_steps)
         self.first_group = first_group
-        self.half_prefix = half
+        self.frozen_half, self.in_half, self.small = frozen_half, half, small
         self.mixing = mixing
         self.step, self.factor, self.bad = 0, 1.0, 0
         self._seed = seed
@@ -78,21 +88,18 @@ class FineTuner(L.LightningModule):
 
     def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         """Stored pixels [B, 3, S, S], or activations before `first_group` with what was pooled of them -> [B, K]."""
-        return self._answer(*self._started(inputs))
+        return self.classifier.tail(*self._started(inputs), self.first_group)
 
     def _started(self, inputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         z, pooled = self.activations(inputs) if isinstance(inputs, Tensor) else inputs
         return z.float(), pooled.float()
-
-    def _answer(self, z: Tensor, pooled: Tensor) -> Tensor:
-        return self.classifier.tail(z, pooled, self.first_group)
 
     def activations(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What the frozen groups make of stored pixels: (B, C, h, w) or tokens (B, T, C), and pooled [B, P]."""
         x = self.normalize(pixels).contiguous(memory_format=torch.channels_last)
         if self.first_group == 0:
             return self.classifier.backbone.prefix(x, 0)
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.half_prefix):
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.frozen_half):
             return self.classifier.backbone.prefix(x, self.first_group)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -106,11 +113,15 @@ class FineTuner(L.LightningModule):
         """One batch's loss; the step counts from here on, since callbacks are asked before the module is."""
         inputs, labels = batch
         z, pooled = self._started(inputs)
+        if self.small and self.first_group == 0:
+            z = _resized(z, side_at(self.step, self.total_steps, small=self.small, full=z.shape[-1]))
         if self.mixing is not None and self.first_group == 0:
             z, labels = self.mixing.pixels(z, labels, step=self.step)
         elif self.mixing is not None:
             z, pooled, labels = self.mixing.activations(z, pooled, labels, step=self.step)
-        loss: Tensor = self.loss(self._answer(z, pooled), labels)
+        with mixed(self.in_half):
+            embedding = self.classifier.backbone.tail(z, pooled, self.first_group)
+        loss: Tensor = self.loss(self.classifier.head(embedding.float()), labels)
         self._train_loss.add(loss.detach(), len(labels))
         self.step += 1
         return loss
@@ -153,7 +164,9 @@ class FineTuner(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with one rate per layer group; the schedule is `schedule`, set at each step."""
         groups = [{**group, "initial_lr": group["lr"]} for group in self.parameter_groups()]
-        self._optimizer = torch.optim.AdamW(groups, lr=self.stage.learning_rate, fused=True)
+        # Where Lightning scales the loss for float16 it has to unscale before gradients are clipped: not fused there.
+        scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
+        self._optimizer = torch.optim.AdamW(groups, lr=self.stage.learning_rate, fused=not scaled)
         return self._optimizer
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -180,6 +193,29 @@ class FineTuner(L.LightningModule):
             return (step + 1) / warm
         done = (step - warm) / max(1, self.total_steps - warm)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def side_at(step: int, steps: int, *, small: int, full: int) -> int:
+    """Pixels of a step's images: rising from `small` in multiples of 32, `full` in the last two fifths of the steps.
+
+    Small images cost little and teach most of what there is to learn (progressive resizing, Tan and Le 2021,
+    arXiv:2104.00298, section 4.2).
+    """
+    done = step / (_RISING * steps)
+    return full if done >= 1 else small + int((full - small) * done) // STRIDE * STRIDE
+
+
+def mean_area(steps: int, *, small: int, full: int) -> float:
+    """Pixels of the images of all steps, as a share of those at full size."""
+    return sum(side_at(step, steps, small=small, full=full) ** 2 for step in range(steps)) / (steps * full**2)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """Float [B, 3, S, S] -> [B, 3, side, side]."""
+    if images.shape[-1] == side:
+        return images
+    small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    return small.contiguous(memory_format=torch.channels_last)
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -25,13 +25,30 @@ _ENOUGH: Final = 4000  # images that are enough to choose a head; the winner is 
 
 
 @dataclass(frozen=True)
+class HeadPlan:
+    """Which head won, so that it can be fitted again to other images without a competition.
+
+    Attributes:
+        kind: of head.
+        depths: whether it takes the features of earlier layer groups too.
+        strength: C of logistic regression; the closed forms find their own.
+        factor: that its logits were sharpened with.
+    """
+
+    kind: Kind
+    depths: bool
+    strength: float
+    factor: float
+
+
+@dataclass(frozen=True)
 class ProbeFit:
     """Model 0 and how it was found.
 
     Attributes:
         head: for embeddings as they come from a backbone with these taps.
         taps: layer groups whose features it takes beside the network's own embedding: all that were offered, or none.
-        name: the kind of head.
+        plan: to fit such a head again.
         strength: the penalty of ridge regression, the shrinkage of lda, the C of logistic regression.
         scores: cross-validated weighted log-loss in nats of each head that competed, "ridge/own" or "ridge/depths";
             empty where there are too few images for folds.
@@ -39,7 +56,7 @@ class ProbeFit:
 
     head: LinearHead
     taps: tuple[int, ...]
-    name: Kind
+    plan: HeadPlan
     strength: float
     scores: Mapping[str, float] = field(default_factory=dict)
 
@@ -53,6 +70,7 @@ def fit_probe(
     seed: int,
     taps: Mapping[int, int] | None = None,
     flipped: Floats | None = None,
+    known: HeadPlan | None = None,
 ) -> ProbeFit:
     """Fit model 0.
 
@@ -68,6 +86,7 @@ def fit_probe(
         seed: of the folds.
         taps: widths of the features of earlier layer groups, which are the last columns, by group.
         flipped: embeddings [N, D] of the same images mirrored: further rows to fit on, never asked about.
+        known: the head that won before; nothing competes then.
 
     Returns:
         The best head.
@@ -88,13 +107,17 @@ def fit_probe(
         )
 
     with _one_core_each():
-        best, scores = _best(sample(_enough(labels, units, seed), widths[-1]), len(tables), widths, seed)
+        if known is None:
+            best, scores = _best(sample(_enough(labels, units, seed), widths[-1]), len(tables), widths, seed)
+        else:
+            entry = Entry(known.kind, widths[-1] if known.depths else widths[0], known.strength)
+            best, scores = Result(entry, known.factor, np.empty(0)), {}
         head, strength = best.entry.fit(sample(np.arange(len(features)), best.entry.width))
     width = best.entry.width
     return ProbeFit(
         _fold_in(head.sharpened(best.factor), mean[:width], std[:width]),
         tuple(taps) if width > widths[0] else (),
-        best.entry.kind,
+        HeadPlan(best.entry.kind, width > widths[0], best.entry.strength, best.factor),
         strength,
         scores,
     )

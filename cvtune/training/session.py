@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from cvtune.models.head import Classifier, HeadFactory
 from cvtune.models.normalize import Normalize
 from cvtune.training.checkpoint import Ledger, Store
 from cvtune.training.losses import Labels, Loss, build_loss
+from cvtune.training.probe import HeadPlan
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Epoch, Extras, Progress
 from cvtune.training.views import Views
@@ -80,6 +81,9 @@ class Plan:
         learning_rate: of the last layer group.
         views: augmented views of an image in the cache of activations; 0 for live augmentation.
         every: epochs after which other views take their place.
+        half: whether the training step is in bfloat16, on a processor that has it (`hardware.mixed`).
+        frozen_half: likewise the frozen layers before the cache.
+        small: side in pixels of the first steps' images (`module.side_at`); 0 for the full one all along.
     """
 
     first_group: int
@@ -88,6 +92,9 @@ class Plan:
     learning_rate: float
     views: int = 0
     every: int = 1
+    half: bool = False
+    frozen_half: bool = False
+    small: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class StageResult:
         plan: what was chosen before; None for the probe.
         best_step: after which the weights were kept.
         picked: which weights were taken, and the log-loss of each that could have been.
+        weights: "best epoch", "last", "EMA", "mean of the last 3".
+        way: how far from the model before to these weights, 1 for all of it (WiSE-FT).
     """
 
     name: str
@@ -114,6 +123,43 @@ class StageResult:
     plan: Plan | None = None
     best_step: int = 0
     picked: str = ""
+    weights: str = "last"
+    way: float = 1.0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How to repeat it.
+
+        Raises:
+            ValueError: it is the probe, which has no plan.
+        """
+        if self.plan is None:
+            raise ValueError("the probe has no recipe but its head")
+        if self.weights == "best epoch":
+            return Recipe(self.plan, self.best_step, way=self.way)
+        return Recipe(self.plan, self.steps, self.weights, self.way)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is repeated on other images, without a validation side that would say when it is enough.
+
+    Attributes:
+        plan: with the steps of the schedule.
+        take: steps to take of them.
+        weights: which of the stage's are taken: "last", "EMA" or "mean of the last 3".
+        way: how far from the model before to these weights, 1 for all of it (WiSE-FT).
+    """
+
+    plan: Plan
+    take: int
+    weights: str = "last"
+    way: float = 1.0
+
+    def scaled(self, factor: float) -> Recipe:
+        """For so many times the images: as many epochs."""
+        steps = max(1, round(factor * self.plan.steps))
+        return replace(self, plan=replace(self.plan, steps=steps), take=max(1, round(factor * self.take)))
 
 
 @dataclass
@@ -126,8 +172,10 @@ class Session:
         planned: called with a stage's choices before it trains.
         left_out: called with a stage that is not run and why.
         told: called with a stage and a sentence about what it chose.
-        recipe: for the final fit after a cross-validation, the plan of each stage that was worth it and the steps to
-            take of it; nothing is judged then, since no image is held back.
+        recipe: the stages to repeat and how; nothing is judged then, since no image is held back.
+        probe: the head that won, and is fitted again where a recipe is followed.
+        keep_views: whether activations are left for other sessions.
+        results: what `stages` has yielded.
         deadline: `time.monotonic()` at which training ends.
         reserve: seconds that exporting a model takes, kept free before the deadline.
         ledger: finished stages, which are not run again; None keeps none.
@@ -150,13 +198,16 @@ class Session:
     planned: Callable[[str, Choices], None] = lambda name, choices: None
     left_out: Callable[[str, str], None] = lambda name, reason: None
     told: Callable[[str, str], None] = lambda name, text: None
-    recipe: Mapping[str, tuple[Plan, int]] | None = None
+    recipe: Mapping[str, Recipe] | None = None
+    probe: HeadPlan | None = None
+    keep_views: bool = False
     deadline: float = math.inf
     reserve: float = 0.0
     ledger: Ledger | None = None
     store: Callable[[str], Store | None] = lambda name: None
     best_val: Floats | None = None
     score: float = 0.0
+    results: list[StageResult] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:

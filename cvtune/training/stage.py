@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,16 +15,18 @@ from torch import Tensor
 from cvtune.config import StageConfig
 from cvtune.models.features import batches
 from cvtune.models.head import Classifier, build_head
-from cvtune.training.averaging import Candidate, Picked, pick, take, wise_ft
+from cvtune.models.state import State
+from cvtune.training.averaging import ALPHAS, Candidate, differs, interpolate, pick, take, wise_ft
 from cvtune.training.checkpoint import Unit
 from cvtune.training.datamodule import PixelDataModule, PixelDataset, StageData
 from cvtune.training.mixing import Mixing, when
 from cvtune.training.module import FineTuner
-from cvtune.training.session import Floats, Ints, Plan, Session, StageResult
+from cvtune.training.session import Floats, Ints, Plan, Recipe, Session, StageResult
 from cvtune.training.trainer import Epoch, train_stage
 from cvtune.training.trials import validation_loss
 from cvtune.training.views import Side
 
+FINAL: Final = "final"  # names of the final fit's units in the ledger begin with it; each is exported by itself
 _LOOKED_AT: Final = 1000  # images of the validation side at a look inside a stage; the verdict is on all of them
 
 
@@ -52,10 +54,13 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         deadline=session.deadline - session.reserve,
         progress=session.progress,
         extras=session.extras,
-        stop_at=session.recipe[name][1] if session.recipe else None,
+        stop_at=session.recipe[name].take if session.recipe else None,
         store=store,
     )
-    picked = _pick(session, tuner, data, trained.candidates) if session.recipe is None else None
+    if session.recipe is None:
+        taken = _pick(session, tuner, data, trained.candidates)
+    else:
+        taken = _follow(session, tuner, trained.candidates, session.recipe[name])
     val = predict_logits(session, candidate, session.material.val)
     verdict = session.judge(val, session.best_val)
     learnt = [name for name, parameter in candidate.named_parameters() if parameter.requires_grad]
@@ -72,7 +77,9 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
         plan=plan,
         best_step=trained.best_step,
-        picked="" if picked is None else str(picked),
+        picked=taken.text,
+        weights=taken.weights,
+        way=taken.way,
     )
     if session.ledger and not session.stop:  # one that was cut short goes on from its checkpoint when it is resumed
         _write(session, result, val, take(candidate, candidate.state_dict()) if verdict.keep else {})
@@ -105,7 +112,8 @@ def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan:
         loss=session.loss(),
         total_steps=plan.steps,
         seed=seed,
-        half=session.views.half,
+        half=plan.half,
+        small=plan.small,
         mixing=Mixing(strength, classes=material.classes, seed=seed) if strength else None,
     )
 
@@ -121,9 +129,9 @@ def stage_data(session: Session, plan: Plan) -> StageData:
         "validate_every": epoch if plan.steps >= 2 * epoch else max(1, plan.steps // 4),
     }
     if plan.views:
-        cut, views = plan.first_group, session.views
-        train = Side(views, cut, rows, labels[rows], shown=plan.views, every=plan.every, seed=seed)
-        return StageData(train, Side(views, cut, looked, labels[looked]), workers=0, **how)
+        layers, views = (plan.first_group, plan.frozen_half), session.views
+        train = Side(views, layers, rows, labels[rows], shown=plan.views, every=plan.every, seed=seed)
+        return StageData(train, Side(views, layers, looked, labels[looked]), workers=0, **how)
     transform, window = session.views.transform, material.window
     return PixelDataModule(
         PixelDataset(material.pixels, rows, labels[rows], transform=transform, seed=seed, window=window),
@@ -147,24 +155,51 @@ def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floa
         return np.concatenate([none, *(classifier(x).float().numpy() for x in said)])
 
 
-def _pick(session: Session, tuner: FineTuner, data: StageData, found: Sequence[Candidate]) -> Picked | None:
+@dataclass(frozen=True)
+class _Taken:
+    """Which weights the classifier has now, as `StageResult` has it."""
+
+    weights: str = "last"
+    way: float = 1.0
+    text: str = ""
+
+
+def _pick(session: Session, tuner: FineTuner, data: StageData, found: Sequence[Candidate]) -> _Taken:
     """The weights with the lowest log-loss on the validation side: of an epoch, averaged, or on the way from before."""
     if not found:
-        return None
+        return _Taken()
 
     def score(state: Mapping[str, Tensor]) -> float:
         tuner.classifier.load_state_dict(state, strict=False)
         return validation_loss(tuner, data)
 
     picked = pick(found, score)
-    before = session.classifier.state_dict()
-    old = {name: before[name] for name in picked.state if name in before}
-    way: Iterator[Candidate] = wise_ft(old, picked.state)
+    way: Iterator[Candidate] = wise_ft(_before(session, picked.state), picked.state)
     known = lambda state: picked.score if state is picked.state else score(state)  # noqa: E731
     further = pick([Candidate(picked.name, picked.state), *way], known)
     tuner.classifier.load_state_dict(further.state, strict=False)
     tuner.classifier.eval()
-    return replace(further, scores=picked.scores + further.scores[1:])
+    alphas = {picked.name: 1.0, **{f"WiSE-FT {alpha:g}": alpha for alpha in ALPHAS}}
+    text = str(replace(further, scores=picked.scores + further.scores[1:]))
+    return _Taken(picked.name, alphas[further.name], text)
+
+
+def _follow(session: Session, tuner: FineTuner, found: Sequence[Candidate], recipe: Recipe) -> _Taken:
+    """The weights that a recipe names; the last ones where there are none of that name."""
+    states = {"mean" if one.name.startswith("mean") else one.name: one.state for one in found}
+    state = states.get("mean" if recipe.weights.startswith("mean") else recipe.weights, states["last"])
+    old = _before(session, state)
+    if recipe.way < 1 and not differs(old, state):
+        state = interpolate(old, state, recipe.way)
+    tuner.classifier.load_state_dict(state, strict=False)
+    tuner.classifier.eval()
+    return _Taken(recipe.weights, recipe.way)
+
+
+def _before(session: Session, state: State) -> State:
+    """The same tensors of the model before, as far as it has them."""
+    before = session.classifier.state_dict()
+    return {name: before[name] for name in state if name in before}
 
 
 def _take_over(session: Session, candidate: Classifier, val: Floats) -> None:
@@ -195,7 +230,9 @@ def _restored(session: Session, unit: Unit) -> StageResult:
 
 def superseded(session: Session, name: str) -> bool:
     """Whether a later stage was kept before the run was interrupted, so that this one need not be exported again."""
-    names = session.ledger.names if session.ledger else []
+    if name.startswith(FINAL) or session.ledger is None:
+        return False
+    names = [name for name in session.ledger.names if not name.startswith(FINAL)]
     later = names[names.index(name) + 1 :] if name in names else names
-    units = [session.ledger.done(name) for name in later] if session.ledger else []
+    units = [session.ledger.done(name) for name in later]
     return any(unit is not None and unit.facts["kept"] for unit in units)

@@ -14,20 +14,26 @@ import numpy as np
 import torch
 
 from cvtune.config import StageConfig
+from cvtune.models.backbone import Backbone
 from cvtune.models.features import embed
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import to_tensor
 from cvtune.training.activations import room
 from cvtune.training.cuts import Cut, CutPlan, Limits, measure_groups, plan_cuts
+from cvtune.training.hardware import device_of, has_fast_bfloat16
+from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe
 from cvtune.training.session import Choices, Floats, Ints, Plan, Session, StageResult
 from cvtune.training.stage import new_candidate, new_tuner, run_stage, stage_data, superseded
-from cvtune.training.trials import MOST as RUNS
-from cvtune.training.trials import probe_rates, seconds_per_step, sprint
-from cvtune.training.views import Interrupted
+from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates, sprint, step_cost
+from cvtune.training.views import Interrupted, storage_of
 
 _SPRINT: Final = 40  # steps of a short run for the learning rate
-_NOMINAL: Final = 300.0  # seconds for the tail, and for live training, of 2,000 images where no budget is given
+_FEW: Final = 2000  # images
+_NOMINAL: Final = 300.0  # seconds at least for the tail of few images where no budget is given,
+_PASSES: Final = 25  # or so many passes of the network over them
+_FIRST_SIDE: Final = 0.7  # of the side, in the first steps of live training: half the pixels
+_LARGE: Final = 128  # pixels, from which on that is worth it
 _SHARE: Final = 0.85  # of the time that is left is planned with; the rest is for what was not foreseen
 
 
@@ -54,12 +60,14 @@ def stages(session: Session) -> Iterator[StageResult]:
     except Interrupted:
         return
     finally:
-        session.views.forget()
+        if not session.keep_views:
+            session.views.forget()
 
 
 def _shown(session: Session, result: StageResult) -> Iterator[StageResult]:
     """Yield a result; what is done with it meanwhile, exporting above all, costs about as much the next time."""
     started = time.monotonic()
+    session.results.append(result)
     yield result
     session.reserve = time.monotonic() - started
 
@@ -68,15 +76,17 @@ def _plans(session: Session) -> Iterator[tuple[str, StageConfig, Callable[[], Pl
     """The stages that may follow the probe: their names, settings, and how what they need is chosen."""
     train, groups = session.config.train, len(session.classifier.backbone.groups)
     if session.recipe is not None:
-        for name, (known, _) in session.recipe.items():
-            yield name, train.all if known.first_group == 0 else train.tail, partial(_planned, session, name, known)
+        for name, known in session.recipe.items():
+            stage = train.all if known.plan.first_group == 0 else train.tail
+            yield name, stage, partial(_planned, session, name, known.plan)
         for name in sorted({"tail", "all"} - {name.partition("-")[0] for name in session.recipe}, reverse=True):
             session.left_out(name, "not worth it in the folds")
         return
     if groups > 1 and train.tail.steps:
-        for turn, cut in enumerate(_cuts(session).cuts):
+        found = _cuts(session)
+        for turn, cut in enumerate(found.cuts):
             name = "tail" if turn == 0 else f"tail-{turn + 1}"
-            yield name, train.tail, partial(_tail_plan, session, name, cut)
+            yield name, train.tail, partial(_tail_plan, session, name, cut, found.costs.frozen_half)
     elif groups > 1:
         session.left_out("tail", "no steps are asked for")
     yield "all", train.all, partial(_all_plan, session)
@@ -103,7 +113,7 @@ def _cuts(session: Session) -> CutPlan:
             session.classifier,
             session.normalize,
             to_tensor(pixels),
-            half=session.views.half,
+            bfloat16=_bfloat16(),
             transform=session.views.transform,
             window=material.window,
         )
@@ -111,12 +121,12 @@ def _cuts(session: Session) -> CutPlan:
             images=len(material.train),
             val_images=len(material.val),
             batch_size=train.batch_size,
-            seconds=_allowance(session),
+            seconds=_allowance(session, sum(group.forward for group in costs.groups)),
             disk=room(session.views.folder),
-            storage=session.views.storage,
+            storage=storage_of(costs.frozen_half),
             viewed=len(session.views.rows),
             plain=len(session.views.rows),
-            trial_steps=RUNS * _SPRINT,
+            trial_steps=len(FACTORS) * _SPRINT,
             gap=max(0.0, 1 - session.score),
         )
         groups = len(session.classifier.backbone.groups)
@@ -133,14 +143,19 @@ def _planned(session: Session, name: str, known: Plan) -> Plan:
     return known
 
 
-def _allowance(session: Session) -> float:
-    """Seconds that a stage may take: what is left of the budget, or what is worth waiting for where there is none."""
+def _allowance(session: Session, forward: float) -> float:
+    """Seconds that the tail may take: what is left of the budget, or what is worth waiting for where there is none.
+
+    Args:
+        session: with the deadline.
+        forward: seconds an image; a slow machine gets the time that it needs for the same.
+    """
     if session.deadline < math.inf:
         return max(0.0, _SHARE * session.seconds)
-    return _NOMINAL * max(1.0, len(session.material.train) / 2000)
+    return max(_NOMINAL, _PASSES * _FEW * forward) * max(1.0, len(session.material.train) / _FEW)
 
 
-def _tail_plan(session: Session, name: str, cut: Cut) -> Plan:
+def _tail_plan(session: Session, name: str, cut: Cut, frozen_half: bool) -> Plan:
     train = session.config.train
     plan = Plan(
         first_group=cut.group,
@@ -149,8 +164,26 @@ def _tail_plan(session: Session, name: str, cut: Cut) -> Plan:
         learning_rate=train.tail.learning_rate,
         views=cut.slots,
         every=cut.every,
+        frozen_half=frozen_half,
     )
-    return Plan(**session.choose(name, lambda: asdict(_with_rate(session, name, train.tail, plan))))
+
+    def measure() -> Choices:
+        half = _cost(session, name, train.tail, plan).half
+        return asdict(_with_rate(session, name, train.tail, replace(plan, half=half)))
+
+    return Plan(**session.choose(name, measure))
+
+
+def _cost(session: Session, name: str, stage: StageConfig, plan: Plan) -> StepCost:
+    """Of a step of the stage, timed on its own images."""
+    tuner = new_tuner(session, new_candidate(session), stage, plan)
+    cost = step_cost(tuner, stage_data(session, plan), bfloat16=_bfloat16())
+    session.told(name, str(cost))
+    return cost
+
+
+def _bfloat16() -> bool:
+    return has_fast_bfloat16() and device_of() == "cpu"
 
 
 def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> Plan:
@@ -172,14 +205,30 @@ def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> P
 
 def _all_plan(session: Session) -> Plan:
     train = session.config.train
-    plan = Plan(0, train.all.steps, train.batch_size, train.all.learning_rate)
+    nominal = Plan(0, train.all.steps, train.batch_size, train.all.learning_rate)
 
     def measure() -> Choices:
-        tuner = new_tuner(session, new_candidate(session), train.all, plan)
-        affordable = _allowance(session) / seconds_per_step(tuner, stage_data(session, plan))
-        return asdict(replace(plan, steps=max(1, min(plan.steps, int(affordable)))))
+        plan = _fitting(session, train.all, nominal)
+        cost, full = _cost(session, "all", train.all, plan), session.classifier.backbone.size
+        small = _small(session.classifier.backbone)
+        seconds = cost.seconds * (mean_area(plan.steps, small=small, full=full) if small else 1)
+        affordable = plan.steps if session.deadline == math.inf else int(_SHARE * session.seconds / seconds)
+        steps = max(1, min(plan.steps, affordable))
+        return asdict(replace(plan, steps=steps, half=cost.half, small=small))
 
     return Plan(**session.choose("all", measure))
+
+
+def _fitting(session: Session, stage: StageConfig, plan: Plan) -> Plan:
+    """The plan with a batch that fits into the memory of a GPU."""
+    tuner = new_tuner(session, new_candidate(session), stage, plan)
+    return replace(plan, batch_size=fitting_batch(tuner, stage_data(session, plan), device_of()))
+
+
+def _small(backbone: Backbone) -> int:
+    """Pixels with which live training begins: about 0.7 of the side; 0 where it is small already, or has to be full."""
+    side = round(_FIRST_SIDE * backbone.size / STRIDE) * STRIDE
+    return side if backbone.size >= _LARGE and backbone.takes(side) else 0
 
 
 def run_probe(session: Session) -> StageResult:
@@ -199,8 +248,10 @@ def run_probe(session: Session) -> StageResult:
         seed=session.config.seed,
         taps=backbone.tap_widths,
         flipped=None if material.mirrored is None else material.mirrored(material.train),
+        known=session.probe,
     )
-    session.planned("probe", {"head": fit.name, "taps": list(fit.taps), "strength": fit.strength})
+    session.probe = fit.plan
+    session.planned("probe", {"taps": list(fit.taps), "fitted": fit.strength, **asdict(fit.plan)})
     session.told("probe", _competition(fit))
     backbone = copy.deepcopy(backbone)
     backbone.set_taps(fit.taps)
@@ -227,7 +278,7 @@ def _competition(fit: ProbeFit) -> str:
     """Which head won, and the log-losses of all."""
     rest = ", ".join(f"{name} {score:.3f}" for name, score in sorted(fit.scores.items(), key=lambda item: item[1]))
     depths = "features of several depths" if fit.taps else "the network's own features"
-    return f"{fit.name} on {depths}" + (f" (cross-validated log-loss: {rest})" if rest else "")
+    return f"{fit.plan.kind} on {depths}" + (f" (cross-validated log-loss: {rest})" if rest else "")
 
 
 def _embeddings(session: Session, rows: Ints) -> Floats:

@@ -22,6 +22,7 @@ from cvtune.rundir import Terminated
 from cvtune.training.averaging import Candidate, LastMean, MovingAverage, take
 from cvtune.training.checkpoint import Store, flatten_optimizer, joined, part_of, restore_optimizer
 from cvtune.training.datamodule import StageData
+from cvtune.training.hardware import device_of, precision_for
 from cvtune.training.module import BAD_STEPS, FineTuner
 from cvtune.training.stop import StopRequest
 
@@ -174,6 +175,8 @@ class Keeper(L.Callback):
             self._roll_back(trainer)
         self._ema.update()
         self._progress(self._name, min(tuner.step, self._until), self._until)
+        if not self._looks and tuner.step % self._data.validate_every == 0:
+            self._recent.add(self._weights())
         self._leave(trainer)
         if self._stop:
             self._save(trainer)  # `--resume` goes on from here, as if there had been no early end
@@ -326,7 +329,7 @@ def train_stage(
                 max_steps=-1,
                 callbacks=[keeper, *extras.callbacks],
                 logger=list(extras.loggers) or False,
-                **{**_TRAINER, **({} if stop_at is None else {"limit_val_batches": 0}), **extras.trainer},
+                **{**_defaults(extras.trainer, looks=stop_at is None), **extras.trainer},
             )
             trainer.fit(tuner, datamodule=data)
     candidates = keeper.candidates()
@@ -334,6 +337,14 @@ def train_stage(
         keeper.restore(keeper.best)
     tuner.classifier.cpu().eval()
     return Trained(tuple(keeper.rows), keeper.best_step if stop_at is None else tuner.step, candidates)
+
+
+def _defaults(own: Mapping[str, Any], *, looks: bool) -> dict[str, Any]:
+    """Arguments of `lightning.Trainer` where the user's own say nothing; on a GPU automatic mixed precision."""
+    accelerator, none = own.get("accelerator", "auto"), {} if looks else {"limit_val_batches": 0}
+    if accelerator not in ("auto", "gpu", "cuda", "mps"):
+        return {**_TRAINER, **none}
+    return {**_TRAINER, **none, "precision": precision_for(device_of(accelerator))}
 
 
 def _rate(trainer: L.Trainer) -> float:

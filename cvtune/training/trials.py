@@ -7,20 +7,24 @@ a factor of ten. From the cached activations a short run costs seconds.
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
 
 from cvtune.training.averaging import take
 from cvtune.training.datamodule import StageData
-from cvtune.training.module import FineTuner
+from cvtune.training.hardware import Choice, Device, ab, find_batch_size
+from cvtune.training.module import Batch, FineTuner
 
 FACTORS: Final = (1 / 3, 1.0, 3.0)  # of the preset's rate
 MOST: Final = 5  # runs
+_REPEATS: Final = 3  # of each format, after one that pays for memory and kernels
+_LIMIT: Final = 4.0  # seconds, after those
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,39 @@ def sprint(tuner: FineTuner, data: StageData, *, stop: Callable[[], bool] = lamb
     Returns:
         The log-loss on the validation side; NaN where it was stopped.
     """
+    with _undone(tuner, data) as step:
+        while tuner.step < tuner.total_steps:
+            data.step = tuner.step
+            for batch in data.train_dataloader():
+                if stop():
+                    return math.nan
+                if tuner.step >= tuner.total_steps:
+                    break
+                step(batch)
+        return validation_loss(tuner, data)
+
+
+@contextmanager
+def _undone(tuner: FineTuner, data: StageData) -> Iterator[Callable[[Batch], None]]:
+    """Gives a function that takes a step with a batch; afterwards the classifier is as it was, in eval mode."""
     tuner.train()
     before = take(tuner.classifier, tuner.classifier.state_dict())
     optimizer = tuner.configure_optimizers()
-    while tuner.step < tuner.total_steps:
-        data.step = tuner.step
-        for batch in data.train_dataloader():
-            if stop() or tuner.step >= tuner.total_steps:
-                break
-            tuner.on_train_batch_start(batch, 0)
-            optimizer.zero_grad()
-            tuner.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
-            optimizer.step()
-        if stop():
-            break
-    data.step = 0
-    loss = math.nan if stop() else validation_loss(tuner, data)
-    optimizer.zero_grad()
-    tuner.classifier.load_state_dict(before)
-    tuner.classifier.eval()
-    return loss
+
+    def step(batch: Batch) -> None:
+        tuner.on_train_batch_start(batch, 0)
+        optimizer.zero_grad()
+        tuner.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
+        optimizer.step()
+
+    try:
+        yield step
+    finally:
+        data.step = 0
+        optimizer.zero_grad()
+        tuner.classifier.load_state_dict(before)
+        tuner.classifier.eval()
 
 
 def validation_loss(tuner: FineTuner, data: StageData) -> float:
@@ -109,22 +125,82 @@ def validation_loss(tuner: FineTuner, data: StageData) -> float:
         return float(tuner.loss.log_loss(logits, labels))
 
 
-def seconds_per_step(tuner: FineTuner, data: StageData, *, repeats: int = 3) -> float:
-    """Time of loading and learning one batch, with the step's share of the looks at the validation side.
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs.
 
-    The median of a few, after one that pays for memory and kernels; the tuner is spent afterwards, the classifier as it
-    was. Measured on the processor: with a GPU it is an upper bound, and the deadline is what ends the stage.
+    Attributes:
+        half: whether it is clearly faster in bfloat16.
+        seconds: in the faster format, with loading its batch and its share of the looks at the validation side.
+        choice: the times of both formats; None where there is but one.
     """
-    took: list[float] = []
-    progress = time.perf_counter()
 
-    def stop() -> bool:
-        nonlocal progress
-        now = time.perf_counter()
-        took.append(now - progress)
-        progress = now
-        return len(took) > repeats + 1
+    half: bool
+    seconds: float
+    choice: Choice | None = None
 
-    sprint(tuner, data, stop=stop)
-    passes = len(data.val) / data.validate_every / data.batch_size / 3  # a forward pass is about a third of a step
-    return statistics.median(took[1:]) * (1 + passes)
+    def __str__(self) -> str:
+        if self.choice is None:
+            return f"a step takes {self.seconds:.3f} s"
+        plain, other = self.choice.plain, self.choice.other
+        taken = "bfloat16" if self.half else "float32"
+        return f"a step takes {plain:.3f} s in float32, {other:.3f} s in bfloat16: {taken} taken"
+
+
+def step_cost(tuner: FineTuner, data: StageData, *, bfloat16: bool, limit: float = _LIMIT) -> StepCost:
+    """Time the training step on a real batch, in float32 and bfloat16 in turn where the processor has both.
+
+    The tuner is spent afterwards, the classifier as it was. Measured on the processor: with a GPU it is an upper bound,
+    and the deadline is what ends the stage.
+
+    Args:
+        tuner: of the stage.
+        data: its loaders.
+        bfloat16: whether the processor multiplies it, see `hardware.has_fast_bfloat16`.
+        limit: seconds after which a format is not timed again.
+    """
+    with _undone(tuner, data) as step:
+        batch = _first(data)
+        started = time.perf_counter()
+        batch = _first(data)
+        loading = 0.0 if data.workers else time.perf_counter() - started
+
+        def run(half: bool) -> None:
+            tuner.in_half = half
+            step(batch)
+
+        choice = ab(partial(run, False), partial(run, bfloat16), repeats=_REPEATS, limit=limit)
+    half = bfloat16 and choice.taken
+    # A look is a forward pass in float32, about a third of a step.
+    looks = choice.plain * len(data.val) / data.validate_every / data.batch_size / 3
+    return StepCost(half, loading + (choice.other if half else choice.plain) + looks, choice if bfloat16 else None)
+
+
+def fitting_batch(tuner: FineTuner, data: StageData, device: Device) -> int:
+    """The batch size of a stage, or as much of it as fits into a GPU's memory together with its backward pass.
+
+    The tuner's gradients are spent afterwards, nothing else.
+
+    Raises:
+        ModelError: not even two images fit.
+    """
+    if device == "cpu":
+        return data.batch_size
+    inputs, labels = _first(data)
+    before = take(tuner.classifier, tuner.classifier.state_dict())
+    tuner.to(device).train()
+
+    def try_step(images: int) -> None:
+        tuner.zero_grad()
+        tuner.training_step((inputs[:images].to(device), labels[:images].to(device)), 0).backward()  # type: ignore[no-untyped-call]
+
+    size = find_batch_size(try_step, start=data.batch_size, most=data.batch_size)
+    tuner.zero_grad()
+    tuner.cpu().classifier.load_state_dict(before)
+    tuner.classifier.eval()
+    return size
+
+
+def _first(data: StageData) -> Batch:
+    batch: Batch = next(iter(data.train_dataloader()))
+    return batch

@@ -24,10 +24,16 @@ from cvtune.training.activations import ActivationCache, FrozenPrefix, Source, S
 from cvtune.training.datamodule import Key
 
 Ints = NDArray[np.int64]
+Layers = tuple[int, bool]  # index of the first group that is not frozen, and whether those before run in bfloat16
 
 
 class Interrupted(Exception):
     """Somebody asked for an early end while views were computed."""
+
+
+def storage_of(half: bool) -> Storage:
+    """bfloat16 where the frozen layers give no more than that."""
+    return "bfloat16" if half else "float32"
 
 
 class Views:
@@ -42,7 +48,6 @@ class Views:
         transform: augmentation.
         seed: of the augmentation.
         window: of deep pixels, the values of black and white.
-        half: bfloat16 for the frozen layers.
         stop: becomes true when somebody asks for an early end.
         progress: called with (what, done, of).
 
@@ -61,60 +66,55 @@ class Views:
         transform: Augmentation,
         seed: int,
         window: tuple[float, float] | None,
-        half: bool,
         stop: object,
         progress: Callable[[str, int, int], None],
     ) -> None:
-        self.folder, self.rows, self.half, self.transform = folder, rows, half, transform
+        self.folder, self.rows, self.transform = folder, rows, transform
         self.backbone, self._normalize = backbone, normalize
         self._shown = Source(pixels, rows, transform, seed, window)
         self._plain = Source(pixels, rows)
         self._stop, self._progress = stop, progress
-        self._prefixes: dict[int, FrozenPrefix] = {}
-        self._caches: dict[tuple[int, int, int], ActivationCache] = {}  # by cut, views of a round and round
+        self._prefixes: dict[Layers, FrozenPrefix] = {}
+        self._caches: dict[tuple[Layers, int, int], ActivationCache] = {}  # by layers, views of a round and round
 
-    @property
-    def storage(self) -> Storage:
-        """bfloat16 where the frozen layers give no more than that."""
-        return "bfloat16" if self.half else "float32"
-
-    def prefix(self, cut: int) -> FrozenPrefix:
+    def prefix(self, layers: Layers) -> FrozenPrefix:
         """The layers before a cut."""
-        if cut not in self._prefixes:
-            self._prefixes[cut] = FrozenPrefix(self.backbone, self._normalize, cut, half=self.half)
-        return self._prefixes[cut]
+        if layers not in self._prefixes:
+            cut, half = layers
+            self._prefixes[layers] = FrozenPrefix(self.backbone, self._normalize, cut, half=half)
+        return self._prefixes[layers]
 
-    def plain(self, cut: int) -> ActivationCache:
+    def plain(self, layers: Layers) -> ActivationCache:
         """The images as they are, one view.
 
         Raises:
             Interrupted: before it was complete.
         """
-        return self._cache((cut, 0, 0), self._plain, (0,))
+        return self._cache((layers, 0, 0), self._plain, (0,))
 
-    def round(self, cut: int, views: int, number: int) -> ActivationCache:
+    def round(self, layers: Layers, views: int, number: int) -> ActivationCache:
         """A round of augmented views; those of the round before go when the disk is short of room.
 
         Raises:
             Interrupted: before it was complete.
         """
-        return self._cache((cut, views, number), self._shown, range(number * views, (number + 1) * views))
+        return self._cache((layers, views, number), self._shown, range(number * views, (number + 1) * views))
 
     def forget(self) -> None:
         """Delete the files."""
         while self._caches:
             self._caches.popitem()[1].close()
 
-    def _cache(self, key: tuple[int, int, int], source: Source, views: Sequence[int]) -> ActivationCache:
+    def _cache(self, key: tuple[Layers, int, int], source: Source, views: Sequence[int]) -> ActivationCache:
         if key not in self._caches:
-            prefix = self.prefix(key[0])
-            needed = len(views) * len(self.rows) * prefix.bytes_per_image(self.storage)
+            prefix, storage = self.prefix(key[0]), storage_of(key[0][1])
+            needed = len(views) * len(self.rows) * prefix.bytes_per_image(storage)
             for old in [old for old in self._caches if old[1:] != (0, 0)]:  # plain views are needed all along
                 if needed <= room(self.folder):
                     break
                 self._caches.pop(old).close()
             progress = lambda done, of: self._progress("views", done, of)  # noqa: E731
-            cache = fill(self.folder, prefix, source, views, storage=self.storage, progress=progress, stop=self._stop)
+            cache = fill(self.folder, prefix, source, views, storage=storage, progress=progress, stop=self._stop)
             if cache is None:
                 raise Interrupted
             self._caches[key] = cache
@@ -129,7 +129,7 @@ class Side(Dataset[Any]):
 
     Args:
         views: of all images.
-        cut: where the frozen layers end.
+        layers: the frozen ones.
         rows: of the cache, ascending; those of this side.
         labels: of the side, class indices [n], or [n, K] ones and zeros where an image may have several labels.
         shown: views of a round; 0 for the plain image.
@@ -140,7 +140,7 @@ class Side(Dataset[Any]):
     def __init__(
         self,
         views: Views,
-        cut: int,
+        layers: Layers,
         rows: Ints,
         labels: NDArray[Any],
         *,
@@ -148,7 +148,7 @@ class Side(Dataset[Any]):
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        self._views, self._cut, self._shown, self._every, self._seed = views, cut, shown, every, seed
+        self._views, self._layers, self._shown, self._every, self._seed = views, layers, shown, every, seed
         self._places = np.searchsorted(views.rows, rows)
         self._labels = labels.astype(np.int64 if labels.ndim == 1 else np.float32)
 
@@ -165,10 +165,10 @@ class Side(Dataset[Any]):
         positions = np.array([key[1] if isinstance(key, tuple) else key for key in keys], np.int64)
         places = self._places[positions]
         if not self._shown:
-            cache, slots = self._views.plain(self._cut), np.zeros(len(keys), np.int64)
+            cache, slots = self._views.plain(self._layers), np.zeros(len(keys), np.int64)
         else:
             number, turn = divmod(epoch, self._every)
-            cache = self._views.round(self._cut, self._shown, number)
+            cache = self._views.round(self._layers, self._shown, number)
             cycle, turn = divmod(turn, self._shown)
             slots = orders(len(self._views.rows), self._shown, self._seed, cycle)[places, turn]
         return cache.batch(slots, places), torch.from_numpy(self._labels[positions])

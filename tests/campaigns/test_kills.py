@@ -47,15 +47,24 @@ def stage(run: Path) -> str:
     return "after all"
 
 
-@pytest.mark.parametrize("kills", [pytest.param(5, id="5"), pytest.param(50, id="50", marks=pytest.mark.slow)])
-def test_killed_runs_end_in_the_same_weights(kills: int, parts: Path, quick_config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kills", "final"),
+    [
+        pytest.param(5, "train", id="5"),
+        pytest.param(50, "train", id="50", marks=pytest.mark.slow),
+        pytest.param(20, "all", id="20 with a final fit", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_runs_end_in_the_same_weights(
+    kills: int, final: str, parts: Path, quick_config: Path, tmp_path: Path
+) -> None:
     text = quick_config.read_text(encoding="utf-8")
     for old, new in _LONG.items():
         text = text.replace(old, new)
     config, whole, run = tmp_path / "long.toml", tmp_path / "whole", tmp_path / "run"
     config.write_text(text, encoding="utf-8")
     fit = [sys.executable, "-c", _FIT]
-    begin = [*fit, str(parts), "--config", str(config)]
+    begin = [*fit, str(parts), "--config", str(config), "--final-fit", final]
     started = time.monotonic()
     assert os.spawnv(os.P_WAIT, sys.executable, [*begin, "--out", str(whole)]) == 0
     seconds = time.monotonic() - started
@@ -72,6 +81,7 @@ def test_killed_runs_end_in_the_same_weights(kills: int, parts: Path, quick_conf
             Moment(0.05, "config.toml"),
             Moment(0.3, "checkpoints/tail-*.json"),
             Moment(0.1, "checkpoints/all-*.json"),
+            *([Moment(0.0, "checkpoints/unit-*-final-fold-2.json")] if final == "all" else []),
         ],
     )
     assert len(hits) >= kills

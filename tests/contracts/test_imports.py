@@ -25,7 +25,7 @@ ROOMS = (
         "steps",
     ),  # book and steps are the pipeline's two halves
     *("report", "bundle", "evaluation", "training", "audit", "models", "data"),
-    *("console", "rundir", "config", "errors"),
+    *("console", "rundir", "config", "cores", "errors"),
 )
 # library: where it may be imported; doctor looks whether it loads, steps writes down its threads.
 PLACES = {

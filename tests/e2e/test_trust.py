@@ -18,7 +18,7 @@ import cvtune as library
 from tests.e2e.conftest import STEEL, rows, snapshot, tree
 
 Command = Callable[..., tuple[object, str, str]]
-QUICK: dict[str, Any] = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64}
+QUICK: dict[str, Any] = {"backbone": "test_efficientnet", "from_scratch": True, "size": 64, "final_fit": "train"}
 PROBE_ONLY: dict[str, Any] = {**QUICK, "train.tail.steps": 0, "train.all.steps": 0}
 
 

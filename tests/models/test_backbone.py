@@ -203,3 +203,12 @@ def test_a_rule_that_does_not_hold_is_noticed() -> None:
     assert not _covers(net, (stem, *layers, LayerGroup("end", ("no_such_layer",))))
     assert not _agrees(net, (stem, *layers[1:], end), 64)  # bn1 left out
     assert _agrees(net, WHOLE, 64)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("test_resnet", True), ("test_efficientnet", True), ("test_vit", False)])
+def test_which_networks_take_images_of_another_size(name: str, taken: bool) -> None:
+    backbone = create_empty(name, size=64).train()
+    assert backbone.takes(96) is taken
+    assert backbone.takes(64)
+    assert backbone.training
+    assert backbone.size == 64

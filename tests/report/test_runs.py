@@ -83,6 +83,21 @@ def test_a_test_side_beside_the_folds_comes_after_them(crossed: RunDir) -> None:
     assert sum(label.startswith("Confusion") for label in labels) == 2
 
 
+def test_of_a_final_fit_the_test_side_is_the_headline(crossed: RunDir) -> None:
+    answers(CLASSES, ["x.png"] * 12, [0, 1, 2] * 4).save(crossed.predictions("test"))
+    write_json(crossed.metrics, {"model": "final", "task": "single"})
+    page = read(crossed)
+    assert headline(crossed) == "10 of 12 test images right"
+    ids = [item.get("id") for item in page.all("section")]
+    assert ids[:4] == ["test", "mistakes", "folds", "mistakes-folds"]
+    right = int(folds_answers().right.sum())
+    assert "The bundle was trained on the 60 images outside test, after 3 models had answered" in page.text
+    assert f"{right} of 60 right" in page.text
+    assert "the stages and steps that were chosen on the sides" in page.text
+    assert "those that were kept are repeated on all images outside test" in page.text
+    assert "choosing between stages; then the folds, and the bundle" in page.text
+
+
 def test_a_damaged_folds_file_is_named(crossed: RunDir) -> None:
     write_json(crossed.folds, [{"images": 20}])
     with pytest.raises(RunError, match=r"folds\.json: damaged"):

@@ -98,7 +98,6 @@ def make_session(material: Material, tmp_path: Path) -> MakeSession:
                 transform=values.pop("augmentation", None) or build_augmentation(config.augment, SIZE),
                 seed=config.seed,
                 window=seen.window,
-                half=False,
                 stop=values["stop"],
                 progress=values["progress"],
             ),

@@ -72,7 +72,7 @@ def test_measuring_changes_nothing(name: str) -> None:
     learns = {key: p.requires_grad for key, p in model.named_parameters()}
     modes = {key: module.training for key, module in model.named_modules()}
     random = torch.get_rng_state()
-    measure_groups(model, NORMALIZE, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), half=True)
+    measure_groups(model, NORMALIZE, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), bfloat16=True)
     assert torch.equal(torch.get_rng_state(), random)
     assert {key: module.training for key, module in model.named_modules()} == modes
     assert {key: p.requires_grad for key, p in model.named_parameters()} == learns
@@ -256,3 +256,26 @@ def test_every_plan_keeps_to_its_limits(images: int, seconds: float, disk: float
         assert 1 <= cut.slots <= cut.views <= cut.epochs
         assert cut.views == cut.slots * math.ceil(cut.epochs / cut.every)
         assert cut.steps == cut.epochs * max(1, images // 32)
+
+
+def test_bfloat16_is_taken_where_it_is_faster() -> None:
+    """A clock that runs at half the speed inside of autocast."""
+    model, now = classifier("test_vit"), [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0 if torch.is_autocast_enabled("cpu") else 2.0
+        return now[0]
+
+    sample = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    costs = measure_groups(model, NORMALIZE, sample, bfloat16=True, limit=1e9, clock=clock)
+    assert costs.frozen_half
+    assert not costs.half  # the clock is read outside of autocast
+    assert not measure_groups(model, NORMALIZE, sample, clock=ticks(1.0)).frozen_half
+
+
+def test_estimates_follow_the_format_and_the_cores() -> None:
+    limits = replace(ELPV, cuts=1)
+    slow = plan_cuts(replace(COSTS, augment=5e-3), limits, group=5).cuts[0]
+    two = plan_cuts(replace(COSTS, augment=5e-3, cores=2), limits, group=5).cuts[0]
+    assert two.seconds / (two.views or 1) < slow.seconds / (slow.views or 1)
+    assert CostTable.from_json(replace(COSTS, half=True, cores=2).to_json()) == replace(COSTS, half=True, cores=2)

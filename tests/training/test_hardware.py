@@ -7,30 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
 from threadpoolctl import threadpool_info, threadpool_limits
-from torch import Tensor
-from torch.nn import functional as F
 
-from cvtune.config import ModelConfig
 from cvtune.errors import ConfigError, ModelError
-from cvtune.models.backbone import create_empty, load_backbone
-from cvtune.models.weights import find_weights
+from cvtune.models.backbone import create_empty
 from cvtune.training import hardware
-from cvtune.training.averaging import take
 from cvtune.training.hardware import (
     ab,
-    cores,
     device_of,
     find_batch_size,
     has_fast_bfloat16,
     loader_workers,
+    mixed,
     precision_for,
     set_threads,
-    to_channels_last,
+    threads,
 )
 
 Files = dict[str, str]
@@ -62,101 +55,6 @@ def threads_restored() -> Iterator[None]:
 
 
 GROUP = "sys/fs/cgroup"
-MACHINES: dict[str, tuple[Files, float]] = {
-    "no cgroups": ({}, 16),
-    "no limit": ({"proc/self/cgroup": "0::/", f"{GROUP}/cpu.max": "max 100000"}, 16),
-    "container": ({"proc/self/cgroup": "0::/", f"{GROUP}/cpu.max": "250000 100000"}, 2.5),
-    "another period": ({f"{GROUP}/cpu.max": "30000 20000"}, 1.5),
-    "more than there is": ({"proc/self/cgroup": "0::/", f"{GROUP}/cpu.max": "6400000 100000"}, 16),
-    "its own group, nested": (
-        {
-            "proc/self/cgroup": "0::/kubepods/pod 7/run",
-            f"{GROUP}/kubepods/cpu.max": "800000 100000",
-            f"{GROUP}/kubepods/pod 7/cpu.max": "300000 100000",
-            f"{GROUP}/kubepods/pod 7/run/cpu.max": "max 100000",
-            f"{GROUP}/kubepods/pod 8/cpu.max": "100000 100000",
-        },
-        3,
-    ),
-    "the least is in the middle": (
-        {
-            "proc/self/cgroup": "0::/a/b/c",
-            f"{GROUP}/a/cpu.max": "400000 100000",
-            f"{GROUP}/a/b/cpu.max": "150000 100000",
-            f"{GROUP}/a/b/c/cpu.max": "600000 100000",
-        },
-        1.5,
-    ),
-    "a path outside of the container": (
-        {"proc/self/cgroup": "0::/../../docker/4f1", f"{GROUP}/cpu.max": "200000 100000"},
-        2,
-    ),
-    "version 1": (
-        {
-            "proc/self/cgroup": "5:memory:/a\n4:cpu,cpuacct:/docker/4f1\n1:name=systemd:/docker/4f1",
-            f"{GROUP}/cpu,cpuacct/docker/4f1/cpu.cfs_quota_us": "50000",
-            f"{GROUP}/cpu,cpuacct/docker/4f1/cpu.cfs_period_us": "100000",
-            f"{GROUP}/cpu,cpuacct/cpu.cfs_quota_us": "-1",
-            f"{GROUP}/cpu,cpuacct/cpu.cfs_period_us": "100000",
-        },
-        0.5,
-    ),
-    "version 1 in a container": (
-        {
-            "proc/self/cgroup": "4:cpu,cpuacct:/docker/4f1",
-            f"{GROUP}/cpu/cpu.cfs_quota_us": "400000",
-            f"{GROUP}/cpu/cpu.cfs_period_us": "100000",
-        },
-        4,
-    ),
-    "version 1, /proc hidden": (
-        {f"{GROUP}/cpu/cpu.cfs_quota_us": "300000", f"{GROUP}/cpu/cpu.cfs_period_us": "100000"},
-        3,
-    ),
-    "both versions": (
-        {
-            "proc/self/cgroup": "1:cpu:/a\n0::/b",
-            f"{GROUP}/cpu/a/cpu.cfs_quota_us": "700000",
-            f"{GROUP}/cpu/a/cpu.cfs_period_us": "100000",
-            f"{GROUP}/unified/b/cpu.max": "500000 100000",
-        },
-        5,
-    ),
-    "another controller's limit": (
-        {
-            "proc/self/cgroup": "3:cpuset:/a",
-            f"{GROUP}/cpuset/a/cpu.cfs_quota_us": "100000",
-            f"{GROUP}/cpuset/a/cpu.cfs_period_us": "100000",
-        },
-        16,
-    ),
-    "broken files": (
-        {"proc/self/cgroup": "what\n0::", f"{GROUP}/cpu.max": "lots", f"{GROUP}/cpu/cpu.cfs_quota_us": "1"},
-        16,
-    ),
-    "nothing a period": ({f"{GROUP}/cpu.max": "100000 0"}, 16),
-}
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_cores_are_the_least_that_any_group_grants(machine: str, make_root: MakeRoot) -> None:
-    files, wanted = MACHINES[machine]
-    assert cores(make_root(files)) == wanted
-
-
-def test_cores_that_the_process_is_bound_to_count_first(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_root({f"{GROUP}/cpu.max": "800000 100000"})
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7})
-    assert cores(root) == 3
-    monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert cores(root) == 6
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores(root) == 1
-
-
-def test_this_machine_has_cores() -> None:
-    assert 0 < cores() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.usefixtures("threads_restored")
@@ -182,7 +80,9 @@ def test_threads_follow_the_quota_unless_the_user_says(
     if wish is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", wish)
     torch.set_num_threads(1)  # what was set before does not count
-    done = set_threads(workers, root=make_root({f"{GROUP}/cpu.max": quota}))
+    done = threads(workers, root=make_root({f"{GROUP}/cpu.max": quota}))
+    assert torch.get_num_threads() == 1
+    set_threads(done)
     assert (done.network, done.blas, done.opencv) == (count, count, 0)
     assert torch.get_num_threads() == count
     assert cv2.getNumThreads() == 1
@@ -194,10 +94,10 @@ def test_threads_follow_the_quota_unless_the_user_says(
 def test_two_threads_of_one_core_count_once(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(hardware, "_capabilities", lambda: {"num_physical_cores": 8})
-    assert set_threads(root=make_root({})).network == 8
+    assert threads(root=make_root({})).network == 8
     monkeypatch.setattr(hardware, "_capabilities", dict)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert set_threads(root=make_root({})).network == 5
+    assert threads(root=make_root({})).network == 5
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
@@ -254,6 +154,37 @@ def test_the_other_way_is_taken_where_it_is_a_tenth_faster(other: tuple[float, .
     assert choice.plain == pytest.approx(1)  # the median: one slow call does not count
     assert choice.other == pytest.approx(sorted(other)[2])
     assert choice.taken is taken
+
+
+def test_slow_ways_are_timed_once_each() -> None:
+    calls: list[str] = []
+    clock = iter(range(100))
+    ab(lambda: calls.append("plain"), lambda: calls.append("other"), limit=3.0, clock=lambda: float(next(clock)))
+    assert calls == ["plain", "other"] * 2
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_bfloat16_in_the_pass_float32_in_weights_and_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_empty(name, size=64).train()
+    dense, depthwise = set[torch.dtype](), set[torch.dtype]()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            seen = depthwise if getattr(module, "groups", 1) > 1 else dense
+            module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.add(output.dtype))
+    images = torch.rand(4, 3, 64, 64)
+    with mixed(True):
+        answer = backbone(images)
+    answer.float().square().mean().backward()
+    assert dense == {torch.bfloat16}
+    assert depthwise == ({torch.float32} if name == "test_efficientnet" else set())
+    learnt = [p.grad for p in backbone.parameters() if p.grad is not None]
+    assert {tensor.dtype for tensor in (*learnt, *backbone.parameters())} == {torch.float32}
+    assert {b.dtype for b in backbone.buffers() if b.is_floating_point()} <= {torch.float32}
+    dense.clear()
+    with mixed(False):
+        backbone(images)
+    assert dense == {torch.float32}
 
 
 def test_sleeping_less_is_faster() -> None:
@@ -370,45 +301,3 @@ def test_a_gpu_that_is_too_small_and_other_errors_are_told() -> None:
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory, he said")):
         with pytest.raises(type(error), match=str(error)):
             find_batch_size(Memory(1, error), start=32, most=64)
-
-
-@pytest.fixture(scope="module")
-def steel(real_data: Path) -> Tensor:
-    """Photographs float [6, 3, 96, 96], one of each class."""
-    files = [sorted(folder.iterdir())[0] for folder in sorted((real_data / "neu_steel").iterdir()) if folder.is_dir()]
-    frames = np.stack([cv2.resize(np.asarray(cv2.imread(str(file))), (96, 96)) for file in files])
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@pytest.mark.parametrize(("name", "convolutions"), [("tf_efficientnet_lite0", 49), ("resnet18", 20)])
-def test_channels_last_changes_the_layout_and_no_answer(
-    name: str, convolutions: int, steel: Tensor, real_data: Path
-) -> None:
-    file = None if name != "resnet18" else str(real_data / "weights/resnet18.safetensors")
-    info = find_weights(name, ModelConfig(weights=file))
-    plain, last = load_backbone(info, size=96), load_backbone(info, size=96)
-    assert to_channels_last(last) == convolutions
-    x = steel.contiguous(memory_format=torch.channels_last)
-    four = [p for p in last.parameters() if p.ndim == 4]
-    assert len(four) == convolutions
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in four)
-    with torch.no_grad():
-        assert torch.equal(plain(x), last(x))
-        assert torch.allclose(plain(steel), last(x), rtol=1e-3, atol=1e-5)
-    grads = []
-    for network in (plain, last):
-        network.train()
-        F.mse_loss(network(x), torch.zeros(6, network.width)).backward()  # type: ignore[no-untyped-call]
-        grads.append([p.grad for p in network.parameters()])
-    for one, other in zip(*grads, strict=True):
-        assert one is not None
-        assert other is not None
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max()) + 1e-9)
-    save(take(last, last.state_dict()))  # safetensors refuses channels_last, `take` makes it contiguous
-    with pytest.raises(ValueError, match="non contiguous"):
-        save(last.state_dict())
-
-
-def test_a_network_without_convolutions_gains_nothing() -> None:
-    assert to_channels_last(create_empty("test_vit")) == 1  # the patch embedding
-    assert to_channels_last(torch.nn.Linear(3, 2)) == 0

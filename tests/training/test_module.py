@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from cvtune.training.datamodule import PixelDataModule
 from cvtune.training.mixing import Mixing
-from cvtune.training.module import FineTuner, balanced_accuracy
+from cvtune.training.module import FineTuner, balanced_accuracy, mean_area, side_at
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Epoch, Extras, train_stage
 
@@ -99,10 +100,10 @@ def test_no_group_is_frozen_from_group_0(make_tuner: MakeTuner) -> None:
 def test_the_answers_are_the_classifiers(first_group: int, make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner("test_vit", first_group=first_group)
     pixels = next(iter(data.val_dataloader()))[0]
-    tuner.half_prefix = False
+    tuner.frozen_half = False
     with torch.no_grad():
         assert torch.equal(tuner(pixels), tuner.classifier(tuner.normalize(pixels)))
-        tuner.half_prefix = True
+        tuner.frozen_half = True
         assert torch.allclose(tuner(pixels), tuner.classifier(tuner.normalize(pixels)), atol=0.05)
     assert tuner(pixels).dtype == torch.float32
 
@@ -177,7 +178,7 @@ def test_mixed_batches_have_mixed_labels(first_group: int, make_tuner: MakeTuner
 
 def test_validation_figures_are_those_of_the_whole_side(make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner(steps=4)
-    tuner.half_prefix = False
+    tuner.frozen_half = False
     data.val = data.train  # 56 images: with batches of 64 one, so of 16 four
     data.val_dataloader = lambda: torch.utils.data.DataLoader(data.val, batch_size=20)  # type: ignore[method-assign]
     (row,) = train(tuner, data)
@@ -195,3 +196,46 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
     assert float(balanced_accuracy(logits, labels)) == pytest.approx(
         np.mean([float((logits.argmax(1)[labels == k] == k).double().mean()) for k in range(4)])
     )
+
+
+def test_images_grow_with_the_steps() -> None:
+    sides = [side_at(step, 100, small=160, full=224) for step in range(100)]
+    assert sides == [160] * 30 + [192] * 30 + [224] * 40
+    assert {side_at(step, 10, small=224, full=224) for step in range(10)} == {224}
+    assert [side_at(step, 10, small=96, full=130) for step in range(7)] == [96] * 6 + [130]
+    assert mean_area(100, small=160, full=224) == pytest.approx((160**2 * 0.3 + 192**2 * 0.3 + 224**2 * 0.4) / 224**2)
+
+
+def test_the_first_steps_see_small_images(make_tuner: MakeTuner) -> None:
+    tuner, data = make_tuner("test_resnet", first_group=0, steps=5)
+    tuner.small = 32
+    seen: list[tuple[bool, int]] = []
+    tuner.classifier.backbone.net.register_module("conv1", _Watched(tuner.classifier.backbone.net.conv1, seen))  # type: ignore[arg-type]
+    train(tuner, data)
+    assert [side for learning, side in seen if learning] == [32, 32, 32, 64, 64]
+    assert {side for learning, side in seen if not learning} == {64}  # looks at the validation side
+
+
+class _Watched(nn.Module):
+    def __init__(self, layer: nn.Module, seen: list[tuple[bool, int]]) -> None:
+        super().__init__()
+        self._layer, self._seen = layer, seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._seen.append((self.training, x.shape[-1]))
+        answer: Tensor = self._layer(x)
+        return answer
+
+
+@pytest.mark.parametrize("first_group", [0, 3])
+def test_a_step_in_bfloat16_learns_the_same(first_group: int, make_tuner: MakeTuner) -> None:
+    ends = []
+    for half in (False, True, True):
+        tuner, data = make_tuner("test_efficientnet", first_group=first_group, steps=8)
+        tuner.in_half = half
+        ends.append((train(tuner, data), copy.deepcopy(tuner.classifier.state_dict())))
+    (plain, _), (rows, one), (_, two) = ends
+    assert rows[-1].train_loss == pytest.approx(plain[-1].train_loss, rel=0.02)
+    assert rows[-1].train_loss != plain[-1].train_loss
+    assert rows[-1].val_loss == pytest.approx(plain[-1].val_loss, rel=0.05)
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -55,7 +55,7 @@ def test_the_scaling_is_folded_into_the_head(monkeypatch: pytest.MonkeyPatch, cl
     monkeypatch.setattr(probe, "_best", best)
     table, labels = clouds(classes)
     found = fit((table, labels))
-    assert found.name == entry.kind
+    assert found.plan.kind == entry.kind
     with torch.no_grad():
         logits = found.head(torch.from_numpy(table)).numpy()
     np.testing.assert_allclose(logits, won[0], rtol=1e-3, atol=1e-3)
@@ -136,7 +136,7 @@ def test_a_mirror_image_stays_in_the_fold_of_its_image() -> None:
 def test_classes_too_small_for_folds_get_ridge_on_all_depths(each: int) -> None:
     table, labels = clouds(3, each=each, width=40)
     found = fit((table, labels), taps={2: 10})
-    assert (found.name, found.taps, found.scores) == ("ridge", (2,), {})
+    assert (found.plan.kind, found.taps, found.scores) == ("ridge", (2,), {})
     assert probabilities(found.head, table).argmax(1).tolist() == labels.tolist()
 
 

@@ -19,7 +19,7 @@ from cvtune.models.head import LinearHead
 from cvtune.rundir import RunDir, Terminated
 from cvtune.training.averaging import take
 from cvtune.training.checkpoint import Ledger, Store
-from cvtune.training.session import Judgement, Plan, Session, StageResult
+from cvtune.training.session import Judgement, Plan, Recipe, Session, StageResult
 from cvtune.training.stage import predict_logits
 from cvtune.training.stages import stages
 from cvtune.training.stop import StopRequest
@@ -348,7 +348,7 @@ def test_a_recipe_is_followed_to_the_step_without_a_validation_side(make_session
         material=material,
         judge=always,
         left_out=lambda name, reason: said.append((name, reason)),
-        recipe={"tail": (Plan(3, 12, 16, 1e-3, views=2), 7)},
+        recipe={"tail": Recipe(Plan(3, 12, 16, 1e-3, views=2), 7)},
     )
     results = list(stages(session))
     assert [(one.name, one.steps, one.kept) for one in results] == [("probe", 0, True), ("tail", 7, True)]

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from cvtune.errors import TrainingError
 from cvtune.rundir import RunDir, Terminated
+from cvtune.training import trainer
 from cvtune.training.averaging import take
 from cvtune.training.checkpoint import Store
 from cvtune.training.datamodule import PixelDataModule
 from cvtune.training.module import FineTuner
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Epoch, Extras, Progress, Trained, train_stage
-from cvtune.training.trials import seconds_per_step
+from cvtune.training.trials import fitting_batch, step_cost
 
 
 def clone_state(module: nn.Module) -> dict[str, Tensor]:
@@ -286,6 +287,47 @@ def test_the_seed_decides_dropout(make_tuner: MakeTuner) -> None:
 def test_measuring_a_step_changes_nothing(make_tuner: MakeTuner) -> None:
     tuner, data = make_tuner()
     before = clone_state(tuner.classifier)
-    assert 0 < seconds_per_step(tuner, data) < 10
+    cost = step_cost(tuner, data, bfloat16=True)
+    assert 0 < cost.seconds < 10
+    assert cost.choice is not None
+    assert cost.half is cost.choice.taken
+    assert not step_cost(tuner, data, bfloat16=False).half
     assert equal(clone_state(tuner.classifier), before)
     assert all(parameter.grad is None for parameter in tuner.parameters())
+
+
+def test_a_batch_is_as_large_as_the_memory(make_tuner: MakeTuner, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuner, data = make_tuner()
+    before, step = clone_state(tuner.classifier), FineTuner.training_step
+    assert fitting_batch(tuner, data, "cpu") == 14
+
+    def small_memory(self: FineTuner, batch: Any, number: int) -> Tensor:
+        if len(batch[1]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, batch, number)
+
+    with monkeypatch.context() as gpu:
+        gpu.setattr(FineTuner, "training_step", small_memory)
+        gpu.setattr(FineTuner, "to", lambda self, device: self)
+        gpu.setattr(Tensor, "to", lambda self, device: self)
+        assert fitting_batch(tuner, data, "cuda") == 3
+    assert equal(clone_state(tuner.classifier), before)
+    assert all(parameter.grad is None for parameter in tuner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("own", "device", "precision"),
+    [
+        ({}, "cpu", "32-true"),
+        ({}, "cuda", "bf16-mixed"),
+        ({"accelerator": "gpu"}, "cuda", "bf16-mixed"),
+        ({"accelerator": "cpu"}, "cuda", None),
+    ],
+)
+def test_a_gpu_computes_in_mixed_precision(
+    own: dict[str, Any], device: str, precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "device_of", lambda accelerator: device)
+    monkeypatch.setattr(trainer, "precision_for", {"cpu": "32-true", "cuda": "bf16-mixed"}.__getitem__)
+    assert trainer._defaults(own, looks=True).get("precision") == precision
+    assert trainer._defaults(own, looks=False)["limit_val_batches"] == 0

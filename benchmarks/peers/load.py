@@ -1,0 +1,90 @@
+"""What else the machine did while something was timed: a figure taken beside another program is not one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BUSY = 1.5  # cores used by others; beyond that a row is warned of
+
+_STAT = Path("/proc/stat")
+_IDLE = (3, 4)  # columns: idle, waiting for the disk
+_GUEST = 8  # and what follows is counted under user already
+
+
+@dataclass(frozen=True)
+class Load:
+    """The machine around one row.
+
+    Attributes:
+        start: load average of the last minute, before the row; None where the system has none.
+        end: likewise, after it.
+        others: cores that other programs used meanwhile, None where the system does not tell.
+    """
+
+    start: float | None
+    end: float | None
+    others: float | None
+
+    @property
+    def busy(self) -> bool:
+        """Others took so much that the times are not to be trusted."""
+        return self.others is not None and self.others > BUSY
+
+
+class Meter:
+    """Measures from its making to :meth:`read`; what this process and its finished children used is no one else's."""
+
+    def __init__(self, stat: Path = _STAT) -> None:
+        self._stat = stat
+        self._start = average()
+        self._began = time.monotonic()
+        self._busy, self._own = busy_seconds(stat), own_seconds()
+
+    def read(self) -> Load:
+        """The load until now."""
+        busy, wall = busy_seconds(self._stat), time.monotonic() - self._began
+        if busy is None or self._busy is None or wall <= 0:
+            return Load(self._start, average(), None)
+        others = (busy - self._busy - (own_seconds() - self._own)) / wall
+        return Load(self._start, average(), round(max(0.0, others), 2))
+
+
+def average() -> float | None:
+    """The load average of the last minute; None where the system has none."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def busy_seconds(stat: Path = _STAT) -> float | None:
+    """Seconds of all cores together that were not idle since the machine started; None without /proc."""
+    try:
+        line = next(line for line in stat.read_text(encoding="utf-8").splitlines() if line.startswith("cpu "))
+    except (OSError, StopIteration):
+        return None
+    ticks = [int(text) for text in line.split()[1:]]
+    used = sum(value for column, value in enumerate(ticks[:_GUEST]) if column not in _IDLE)
+    return used / float(os.sysconf("SC_CLK_TCK"))
+
+
+def own_seconds() -> float:
+    """Seconds of the processor that this process and its finished children used."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def warn_if_busy(seconds: float = 1.0) -> None:
+    """Look at the machine for a moment before anything is timed, and say so where others are using it."""
+    meter = Meter()
+    time.sleep(seconds)
+    load = meter.read()
+    if load.busy:
+        print(
+            f"warning: other programs use {load.others:.1f} cores now (more than {BUSY}): the times will be too long",
+            file=sys.stderr,
+        )

@@ -1,0 +1,201 @@
+"""The final fit: on small folders, what was chosen on the sides is repeated on all images but the test ones.
+
+Folds of the same recipe answer for each of these images by a model that has not seen it: those answers calibrate the
+final model and are its figures beside those of the test side, since no image is held back for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from cvtune.data.split import Leaks, Split, held_out, leaks
+from cvtune.evaluation.task import task_of, told
+from cvtune.models.head import Classifier, LinearHead
+from cvtune.steps.folds import judged, write_folds
+from cvtune.steps.train import Crossed, Lab, wants_final
+from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, Session, StageResult
+from cvtune.training.stage import FINAL
+from cvtune.training.stages import stages
+
+_FOLDS: Final = (5, 3)  # three where the budget does not allow five
+
+
+@dataclass(frozen=True)
+class FinalFit:
+    """A model trained on all images but the test ones.
+
+    Attributes:
+        crossed: the answers of the folds.
+        split: train has what was val and calib.
+        leaks: test images with a partner among those trained on.
+        stage: its row for the stage table, with the answers for the images that were held back before.
+        classifier: the model.
+    """
+
+    crossed: Crossed
+    split: Split
+    leaks: Leaks
+    stage: StageResult
+    classifier: Classifier
+
+
+def final_fit(lab: Lab, split: Split, session: Session) -> FinalFit | None:
+    """Repeat the stages that were kept, in folds and then on everything; None where that is not asked for or worth it.
+
+    The frozen layers' activations are those that the stages have left, for all images.
+
+    Args:
+        lab: the parts.
+        split: on which the stages were chosen.
+        session: whose stages have run.
+    """
+    started, kept = time.monotonic(), [result for result in session.results if result.kept]
+    try:
+        if not wants_final(lab.config, len(lab.data.index)) or lab.stop:
+            return None
+        pool = np.flatnonzero(np.array(split.sides) != "test").astype(np.int64)
+        folds, reason = _folds(lab, pool, session, kept)
+        if reason:
+            lab.console.step(FINAL, f"left out: {reason}")
+            return None
+        logits = _cross(lab, session, kept, pool, folds)
+        if logits is None:
+            return None
+        if reason := _worse(lab, session, pool, logits):
+            lab.console.step(FINAL, f"left out: {reason}")
+            return None
+        crossed = _crossed(lab, pool, logits, len(folds))
+        return _everything(lab, split, session, kept, crossed, started)
+    finally:
+        session.views.forget()
+
+
+def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) -> tuple[tuple[Ints, ...], str]:
+    """The rows of each fold, or why there are none; what the clock decides is in plan.json."""
+    whole = any(result.plan is not None and result.plan.first_group == 0 for result in kept)
+    if whole and lab.config.train.final_fit == "auto":
+        return (), f"every layer was trained, and {_FOLDS[0]} folds of that take hours; --final-fit all does it"
+
+    def measure() -> dict[str, Any]:
+        each = sum(result.seconds for result in kept[1:]) * len(pool) / len(session.material.train)
+        left = math.inf if lab.config.train.budget is None else lab.began + lab.config.train.budget - time.monotonic()
+        return {"folds": next((k for k in _FOLDS if (k + 1) * each <= left), 0)}
+
+    k = session.choose(FINAL, measure)["folds"]
+    if not k:
+        return (), "the budget is used up"
+    same, near = lab.seen.same, lab.seen.near
+    folds = held_out(lab.data.index, [int(row) for row in pool], k, seed=lab.config.seed, same=same, near=near)
+    return folds, "" if folds else "a class has fewer than three images, or groups of them"
+
+
+def _cross(lab: Lab, session: Session, kept: Sequence[StageResult], pool: Ints, folds: Sequence[Ints]) -> Floats | None:
+    """Each image's answer by the model of the fold that it was held out of, [len(pool), K]; None when stopped."""
+    logits = np.empty((len(pool), session.material.classes), np.float32)
+    facts: list[dict[str, Any]] = []
+    for number, held in enumerate(folds, start=1):
+        train = np.setdiff1d(pool, held)
+        name, unit = f"{FINAL}-fold-{number}", None
+        if (unit := lab.ledger.done(name)) is not None:
+            said: Floats = unit.array("held")
+        else:
+            part = replace(session.material, train=train, val=held[:0], held=held)
+            recipe = {one.name: one.recipe.scaled(len(train) / len(session.material.train)) for one in kept[1:]}
+            last = _last(_other(lab, session, part, recipe))
+            if last is None or last.logits is None:
+                return None
+            said = last.logits
+            lab.ledger.write(name, {"kept": False}, {"held": said})
+        logits[np.searchsorted(pool, held)] = said
+        accuracy, score, log_loss = judged(lab.data.index, held, said)
+        lab.console.detail(f"fold {number}", told(task_of(lab.data.index), accuracy))
+        names = [result.name for result in kept]
+        facts.append(
+            {"images": len(held), "trained_on": len(train), "stages": names, "score": score, "log_loss": log_loss}
+        )
+    write_folds(lab.run, lab.data.index, folds, facts)
+    return logits
+
+
+def _other(lab: Lab, session: Session, material: Material, recipe: Mapping[str, Recipe]) -> Session:
+    """A session that follows a recipe on other images and writes nothing down."""
+    return replace(
+        session,
+        classifier=Classifier(lab.backbone, LinearHead(lab.backbone.width, material.classes)),
+        material=material,
+        judge=lambda new, old: Judgement(True, "as on the sides", math.nan, math.nan),
+        head=lab.plugins.head,
+        replay={},
+        planned=_nothing,
+        left_out=_nothing,
+        told=_nothing,
+        recipe=recipe,
+        deadline=math.inf,
+        ledger=None,
+        store=_nothing,
+        best_val=None,
+        results=[],
+    )
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _last(session: Session) -> StageResult | None:
+    """The result of the last stage; None when somebody asked for an early end."""
+    for _ in stages(session):
+        pass
+    return None if session.stop else session.results[-1]
+
+
+def _worse(lab: Lab, session: Session, pool: Ints, logits: Floats) -> str:
+    """Why the recipe does not do without a validation side; empty where it does.
+
+    The models of the folds are asked about images of the validation side, like the model that was chosen there.
+    """
+    index, val, task = lab.data.index, session.material.val, task_of(lab.data.index)
+    assert session.best_val is not None
+    paths = [index.images[row].path for row in val]
+    of_folds, of_stages = (
+        task.predictions(paths, session.material.labels[val], task.probabilities(said), index.classes)
+        for said in (logits[np.searchsorted(pool, val)], session.best_val)
+    )
+    found = task.better(of_folds, of_stages)
+    if found.gain >= -2 * found.standard_error:
+        return ""
+    return f"its folds are worse on the images of val: {found.gain:+.3f}, standard error {found.standard_error:.3f}"
+
+
+def _crossed(lab: Lab, pool: Ints, logits: Floats, k: int) -> Crossed:
+    _, score, log_loss = judged(lab.data.index, pool, logits)
+    return Crossed(k, pool, logits, {}, score, log_loss)
+
+
+def _everything(
+    lab: Lab, split: Split, session: Session, kept: Sequence[StageResult], crossed: Crossed, started: float
+) -> FinalFit | None:
+    material = replace(session.material, train=crossed.rows, val=crossed.rows[:0])
+    factor = len(crossed.rows) / len(session.material.train)
+    recipe = {f"{FINAL}-{one.name}": one.recipe.scaled(factor) for one in kept[1:]}
+    final = _other(lab, session, material, recipe)
+    final.planned, final.ledger, final.store = session.planned, session.ledger, session.store
+    last = _last(final)
+    if last is None:
+        return None
+    whole = replace(split, sides=tuple("test" if side == "test" else "train" for side in split.sides))
+    stage = replace(
+        last,
+        name=FINAL,
+        reason=f"{' and '.join(one.name for one in kept)} repeated on the {len(crossed.rows):,} images outside test",
+        score=crossed.score,
+        log_loss=crossed.log_loss,
+        seconds=time.monotonic() - started,
+    )
+    return FinalFit(crossed, whole, leaks(lab.data.index, whole, lab.seen.clusters), stage, final.classifier)
