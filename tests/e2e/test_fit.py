@@ -51,7 +51,7 @@ def before(steel: Path) -> dict[str, tuple[int, int, str]]:
 def run(steel: Path, before: dict[str, tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory) -> library.Run:
     """The default backbone with its ImageNet weights, a few steps."""
     few: dict[str, Any] = {"train.batch_size": 8, "train.cut": 0.8, "train.tail.steps": 4, "train.all.steps": 1}
-    return library.fit(steel, out=tmp_path_factory.mktemp("runs") / "steel", **few)
+    return library.fit(steel, out=tmp_path_factory.mktemp("runs") / "steel", final_fit="train", **few)
 
 
 def test_every_file_of_a_run_is_there(run: library.Run) -> None:
