@@ -116,6 +116,7 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
+    batch_norm: Literal["frozen", "batch"] = "frozen"  # statistics: the pretrained ones, or those of each batch
     loss: Literal["cross-entropy", "logit-adjusted", "focal"] = "cross-entropy"
     class_weights: Literal["auto", "balanced", "none"] = "auto"
     mixup: Literal["auto", "off"] | Share = "auto"  # alpha; auto: off below 20,000 images

@@ -31,6 +31,7 @@ class Backbone(nn.Module):
         groups: the groups' names, input first.
         tap_widths: features that each tap adds, by group, in the order of the groups; see :meth:`set_taps`.
         frozen_groups: how many of them, from the input on, are frozen; see :func:`set_trainable`.
+        frozen_norms: whether BatchNorm keeps its statistics in all of them.
     """
 
     def __init__(self, net: nn.Module, name: str, *, native: int) -> None:
@@ -42,7 +43,7 @@ class Backbone(nn.Module):
         self._groups = layer_groups(net, native)
         self.groups: tuple[str, ...] = tuple(group.name for group in self._groups)
         self.tap_widths: dict[int, int] = {}
-        self.frozen_groups = 0
+        self.frozen_groups, self.frozen_norms = 0, False
         self.eval()
 
     @property
@@ -126,8 +127,14 @@ class Backbone(nn.Module):
         return group_parameters(self.net, self._groups, index)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Like torch's, but frozen groups stay in eval mode: BatchNorm statistics and dropout are frozen with them."""
+        """Like torch's, but frozen groups stay in eval mode: BatchNorm statistics and dropout are frozen with them.
+
+        With `frozen_norms` the statistics of the others stay what they are as well.
+        """
         super().train(mode)
+        for module in self.modules() if self.frozen_norms else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         for index in range(self.frozen_groups):
             for module in self.group_modules(index):
                 module.eval()
@@ -209,7 +216,7 @@ def create_empty(name: str, *, size: int | None = None, taps: Collection[int] = 
     return backbone
 
 
-def set_trainable(backbone: Backbone, first_group: int) -> None:
+def set_trainable(backbone: Backbone, first_group: int, *, frozen_norms: bool = False) -> None:
     """Freeze the groups before `first_group` and free the others, whatever was set before.
 
     Frozen means: no gradients, and eval mode also under `.train()`.
@@ -217,11 +224,12 @@ def set_trainable(backbone: Backbone, first_group: int) -> None:
     Args:
         backbone: changed in place.
         first_group: 0 frees everything, `len(backbone.groups)` freezes everything.
+        frozen_norms: BatchNorm normalises by the statistics that it has; its scales and shifts learn.
 
     Raises:
         ValueError: outside 0..len(groups).
     """
-    backbone.frozen_groups = backbone._checked(first_group)
+    backbone.frozen_groups, backbone.frozen_norms = backbone._checked(first_group), frozen_norms
     for index in range(len(backbone.groups)):
         for parameter in backbone.group_parameters(index):
             parameter.requires_grad_(index >= first_group)

@@ -15,6 +15,7 @@ from cvtune.config import Config
 from cvtune.console import Console
 from cvtune.data.augment import Augmentation, build_augmentation
 from cvtune.data.split import Split
+from cvtune.evaluation.calibration import fit_temperature
 from cvtune.evaluation.task import Task, task_of
 from cvtune.models.backbone import Backbone
 from cvtune.models.features import mirror_of
@@ -253,4 +254,6 @@ class _Judge:
         return Judgement(verdict.keep, verdict.reason, figure, fresh.log_loss)
 
     def _predictions(self, logits: Floats) -> Any:
-        return self.task.predictions(self.paths, self.truth, self.task.probabilities(logits), self.classes)
+        """After the best temperature, as the model would be used: which one is surer by itself counts for nothing."""
+        probabilities = self.task.probabilities(logits, fit_temperature(logits, self.truth).temperature)
+        return self.task.predictions(self.paths, self.truth, probabilities, self.classes)

@@ -19,6 +19,7 @@ Labels = NDArray[np.int64] | NDArray[np.bool_]  # [N] class indices, or [N, K] w
 LossKind = Literal["cross-entropy", "logit-adjusted", "focal"]
 WeightMode = Literal["auto", "balanced", "none"]
 
+_TEMPERATURES: Final = tuple(2 ** (step / 8) for step in range(-16, 25))  # 0.25 to 8
 _HALF_AN_IMAGE: Final = 0.5  # stands for none, whose logarithm there is not
 
 
@@ -50,8 +51,14 @@ class Loss(nn.Module):
         return self._loss(logits, labels, self.smoothing, self.gamma)
 
     def log_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss to compare models by: neither smoothing nor focusing, which make sure answers look bad."""
-        return self._loss(logits, labels, 0.0, 0.0)
+        """The loss to compare models by: without smoothing and focusing, and after the best temperature.
+
+        A model gets its temperature before it is used, so how sure it is by itself counts for nothing: on two splits of
+        the solar cells the uncalibrated loss took an early epoch, where the last one was right 1.6 and 2.2 points more
+        often.
+        """
+        losses = [self._loss(logits / temperature, labels, 0.0, 0.0) for temperature in _TEMPERATURES]
+        return torch.stack(losses).min()
 
     def _loss(self, logits: Tensor, labels: Tensor, smoothing: float, gamma: float) -> Tensor:
         logits = logits.float() + self.shift

@@ -82,7 +82,7 @@ class FineTuner(L.LightningModule):
         self.mixing = mixing
         self.step, self.factor, self.bad = 0, 1.0, 0
         self._seed = seed
-        set_trainable(classifier.backbone, first_group)
+        set_trainable(classifier.backbone, first_group, frozen_norms=train.batch_norm == "frozen")
         self._train_loss = _Mean()
         self._val: list[tuple[Tensor, Tensor]] = []
 

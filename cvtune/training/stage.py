@@ -101,14 +101,16 @@ def new_candidate(session: Session) -> Classifier:
 
 def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan: Plan) -> FineTuner:
     """The Lightning module of a stage."""
-    material, seed = session.material, session.config.seed
-    strength = when(len(material.train), session.config.train.mixup)
+    material, train, seed = session.material, session.config.train, session.config.seed
+    strength = when(len(material.train), train.mixup)
+    if session.config.model.from_scratch:  # whose statistics are of nothing
+        train = train.model_copy(update={"batch_norm": "batch"})
     return FineTuner(
         candidate,
         session.normalize,
         first_group=plan.first_group,
         stage=stage.model_copy(update={"learning_rate": plan.learning_rate}),
-        train=session.config.train,
+        train=train,
         loss=session.loss(),
         total_steps=plan.steps,
         seed=seed,

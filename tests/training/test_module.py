@@ -57,7 +57,7 @@ class Modes(L.Callback):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
 def test_frozen_groups_stand_still_and_the_others_learn(name: str, make_tuner: MakeTuner) -> None:
-    tuner, data = make_tuner(name, first_group=3, steps=8)
+    tuner, data = make_tuner(name, first_group=3, steps=8, flags={"train.batch_norm": "batch"})
     backbone, modes = tuner.classifier.backbone, Modes()
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
@@ -78,14 +78,17 @@ def test_frozen_groups_stand_still_and_the_others_learn(name: str, make_tuner: M
     assert not any(module.training for module in tuner.classifier.modules())
 
 
-def test_statistics_of_trained_layers_follow_the_images(make_tuner: MakeTuner) -> None:
-    tuner, data = make_tuner("test_resnet", first_group=4, steps=4)
+@pytest.mark.parametrize("mode", ["frozen", "batch"])
+def test_statistics_of_trained_layers_follow_the_images_where_they_are_to(mode: str, make_tuner: MakeTuner) -> None:
+    tuner, data = make_tuner("test_resnet", first_group=4, steps=4, flags={"train.batch_norm": mode})
     norms = [m for top in tuner.classifier.backbone.group_modules(4) for m in top.modules()]
     fresh = [m.running_mean.clone() for m in norms if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     train(tuner, data)
     now = [m.running_mean for m in norms if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     assert len(fresh) == 3
-    assert not any(torch.equal(a, b) for a, b in zip(fresh, now, strict=True))
+    assert {torch.equal(a, b) for a, b in zip(fresh, now, strict=True)} == {mode == "frozen"}
+    scales = [m.weight for m in norms if isinstance(m, nn.BatchNorm2d)]
+    assert not any(torch.equal(scale, torch.ones_like(scale)) for scale in scales)  # which learn in both
 
 
 def test_no_group_is_frozen_from_group_0(make_tuner: MakeTuner) -> None:
