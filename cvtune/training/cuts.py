@@ -36,7 +36,8 @@ _LEAST_LEARNING: Final = 0.01  # of the parameters: the norm behind a transforme
 # What a stage is worth, as a share of what fine-tuning can gain: the product of depth, passes and freshness, less what
 # its time is worth. Set by hand to agree with what was measured on two cores (DESIGN.md, "Facts"): on 2,000 solar cells
 # four views and ten epochs from blocks[5] beat a full fine-tune of eight, on signs blocks[4] was a little better.
-_DEPTH: Final = 10.0  # 1 - exp(-10 share of the groups that learn): 0.67, 0.89, 0.96, 0.99 for 1 to 4 of 9
+# From blocks[6] on (2 of 9) nothing was gained over the probe on a split of the solar cells, from blocks[5] on it was.
+_DEPTH: Final = 7.0  # 1 - exp(-7 share of the groups that learn): 0.54, 0.79, 0.90, 0.96 for 1 to 4 of 9
 _EPOCHS: Final = 3.5  # 1 - exp(-epochs / 3.5): 0.90 after 8
 _STEPS: Final = 110.0  # likewise, and where it is less: 0.90 after 250
 _MANY_STEPS: Final = 1000.0  # 1 - exp(-steps / 1000) where that is more: large folders need fewer epochs

@@ -54,7 +54,11 @@ def stages(session: Session) -> Iterator[StageResult]:
             if reason := _why_not(session, name, stage, gained):
                 session.left_out(name, reason)
                 continue
-            result = run_stage(session, name, stage, plan())
+            chosen = plan()
+            if not chosen.steps:
+                session.left_out(name, "the time that is left is too short for one pass over the images")
+                continue
+            result = run_stage(session, name, stage, chosen)
             gained.append(result.kept)
             yield from _shown(session, result)
     except Interrupted:
@@ -213,7 +217,8 @@ def _all_plan(session: Session) -> Plan:
         small = _small(session.classifier.backbone)
         seconds = cost.seconds * (mean_area(plan.steps, small=small, full=full) if small else 1)
         affordable = plan.steps if session.deadline == math.inf else int(_SHARE * session.seconds / seconds)
-        steps = max(1, min(plan.steps, affordable))
+        least = min(plan.steps, len(session.material.train) // plan.batch_size)
+        steps = min(plan.steps, affordable) if affordable >= least else 0
         return asdict(replace(plan, steps=steps, half=cost.half, small=small))
 
     return Plan(**session.choose("all", measure))

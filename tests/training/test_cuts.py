@@ -172,7 +172,7 @@ def test_cuts_follow_each_other_deeper_and_the_first_is_soon_done() -> None:
 
 
 def test_a_handful_of_images_gets_more_views_and_enough_steps() -> None:
-    found = cuts(replace(ELPV, images=30, val_images=0, seconds=60.0))
+    found = cuts(replace(ELPV, images=30, val_images=0, seconds=90.0))
     assert found[-1].views > 4
     assert found[-1].steps >= 200
     assert all(cut.views <= 2 for cut in cuts(replace(ELPV, max_views=2)))

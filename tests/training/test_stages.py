@@ -24,6 +24,7 @@ from cvtune.training.stage import predict_logits
 from cvtune.training.stages import stages
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
+from cvtune.training.trials import StepCost
 
 MakeSession = Callable[..., Session]
 
@@ -66,6 +67,19 @@ def test_what_is_left_out_is_said(make_session: MakeSession) -> None:
         ("tail", "no steps are asked for"),
         ("all", "the budget is used up"),
     ]
+
+
+def test_live_training_that_cannot_see_each_image_once_is_left_out(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, str]] = []
+    slow = StepCost(False, 1000.0, None)
+    monkeypatch.setattr("cvtune.training.stages.step_cost", lambda *a, **k: slow)
+    session = make_session(
+        {"train.tail.steps": 0}, left_out=lambda *told: said.append(told), deadline=time.monotonic() + 600
+    )
+    assert names(session) == ["probe"]
+    assert said[-1] == ("all", "the time that is left is too short for one pass over the images")
 
 
 def test_a_session_with_one_cut(make_session: MakeSession) -> None:
