@@ -77,6 +77,7 @@ def test_a_test_side_beside_the_folds_comes_after_them(crossed: RunDir) -> None:
     assert headline(crossed).endswith("in a 3-fold cross-validation")
     ids = [item.get("id") for item in page.all("section")]
     assert ids[:4] == ["folds", "mistakes", "test", "mistakes-test"]
+    assert "Worst mistakes on the test side" in page.text
     assert "of the test side, kept apart, it has 10 of 12 right (below)" in page.text
     assert "was not measured on unseen images" not in page.text
     labels = [item.get("aria-label") or "" for item in page.all("svg")]
@@ -90,6 +91,8 @@ def test_of_a_final_fit_the_test_side_is_the_headline(crossed: RunDir) -> None:
     assert headline(crossed) == "10 of 12 test images right"
     ids = [item.get("id") for item in page.all("section")]
     assert ids[:4] == ["test", "mistakes", "folds", "mistakes-folds"]
+    assert "Worst mistakes in the folds" in page.text
+    assert "Worst mistakes on the test side" not in page.text
     right = int(folds_answers().right.sum())
     assert "The bundle was trained on the 60 images outside test, after 3 models had answered" in page.text
     assert f"{right} of 60 right" in page.text
