@@ -73,14 +73,19 @@ def jobs(found: Iterable[Source], args: argparse.Namespace) -> Iterator[Job]:
                     yield Job(source, args.split_seed, tool, variant, seed)
 
 
+def missing(todo: Iterable[Job], results: Path) -> list[Job]:
+    """Those that have no row yet."""
+    done = {row.key for row in read_rows(results)}
+    return [job for job in todo if job.key not in done]
+
+
 def campaign(todo: Sequence[Job], args: argparse.Namespace) -> None:
     """Measure what is not there yet, and keep each row as soon as it is there.
 
     Raises:
         RunError: tools failed; the other rows were measured all the same.
     """
-    done = {row.key for row in read_rows(args.results)}
-    open_jobs = [job for job in todo if job.key not in done][: args.rows]
+    open_jobs = missing(todo, args.results)[: args.rows]
     print(f"{len(todo)} rows asked for, {len(open_jobs)} to measure", file=sys.stderr)
     setting = _setting(open_jobs, args)
     failed = []
@@ -100,17 +105,11 @@ def campaign(todo: Sequence[Job], args: argparse.Namespace) -> None:
 
 def _setting(todo: Sequence[Job], args: argparse.Namespace) -> Setting:
     """What all runs share; a missing environment is told before anything is measured."""
+    from cvtune.training.hardware import threads  # torch is not needed to list or to show
+
     peers = any(job.tool != "cvtune" for job in todo)
     python = python_of(args.peers_env) if peers else None
-    return Setting(args.work, args.threads or _cores(), weights_file(args.work), python, args.epochs)
-
-
-def _cores() -> int:
-    import torch
-
-    from cvtune.cores import cores
-
-    return max(1, min(int(cores()), torch.get_num_threads()))
+    return Setting(args.work, args.threads or threads().network, weights_file(args.work), python, args.epochs)
 
 
 def measure(job: Job, setting: Setting, args: argparse.Namespace) -> Row:
@@ -231,8 +230,7 @@ def _main(args: argparse.Namespace) -> None:
         return
     todo = list(jobs(found, args))
     if args.dry:
-        done = {row.key for row in read_rows(args.results)}
-        print("\n".join(str(job) for job in todo if job.key not in done) or "all of it is measured")
+        print("\n".join(map(str, missing(todo, args.results))) or "all of it is measured")
         return
     campaign(todo, args)
 

@@ -22,6 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cvtune.errors import ConfigError
+from cvtune.rundir import write_text
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
@@ -133,10 +136,23 @@ def stored() -> list[dict[str, Any]]:
 
 def write_readme(readme: Path) -> None:
     """Put the table of the stored results between the markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table(stored())}\n{END}{after}", encoding="utf-8")
+    write_between(readme, (BEGIN, END), table(stored()))
+
+
+def write_between(readme: Path, markers: tuple[str, str], text: str) -> None:
+    """Put a text between two markers, in place of what is there.
+
+    Raises:
+        ConfigError: the file has no such markers, or more than one pair.
+    """
+    begin, end = markers
+    old = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
+        raise ConfigError(
+            f"{readme}: expected the lines {begin} and {end} once each", hint="write them where the table belongs"
+        )
+    before, rest = old.split(begin)
+    write_text(readme, f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def _wait_for_model(process: subprocess.Popen[bytes], file: Path, started: float) -> float:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +81,20 @@ steps = 4
 [train.all]
 steps = 2
 """
+
+
+@pytest.fixture
+def make_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Path]:
+    """`make_root({"sys/fs/cgroup/cpu.max": "max 100000"})`: a file system, on a machine of 16 cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+
+    def make(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+        return tmp_path
+
+    return make
 
 
 @pytest.fixture(autouse=True)

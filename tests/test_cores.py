@@ -12,20 +12,6 @@ Files = dict[str, str]
 MakeRoot = Callable[[Files], Path]
 
 
-@pytest.fixture
-def make_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRoot:
-    """`make_root({"sys/fs/cgroup/cpu.max": "max 100000"})`: a file system, on a machine of 16 cores."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-
-    def make(files: Files) -> Path:
-        for name, text in files.items():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text + "\n", encoding="utf-8")
-        return tmp_path
-
-    return make
-
-
 GROUP = "sys/fs/cgroup"
 MACHINES: dict[str, tuple[Files, float]] = {
     "no cgroups": ({}, 16),

@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.figures import write_between
 from benchmarks.peers.rows import BUDGETS, END, Row, best_time_to, better, grouped, mean_at, told_seconds
-from cvtune.errors import ConfigError
 from cvtune.evaluation.rates import Rate
-from cvtune.rundir import write_text
 
 BEGIN, FINISH = "<!-- compare -->", "<!-- /compare -->"
 TIMES = {"10 s": 10.0, "60 s": 60.0, "5 min": 300.0}
@@ -145,10 +144,4 @@ def write_readme(readme: Path, text: str) -> None:
     Raises:
         ConfigError: the file has no such markers, or more than one pair.
     """
-    old = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if old.count(BEGIN) != 1 or old.count(FINISH) != 1 or old.index(BEGIN) > old.index(FINISH):
-        raise ConfigError(
-            f"{readme}: expected the lines {BEGIN} and {FINISH} once each", hint="write them where the table belongs"
-        )
-    before, rest = old.split(BEGIN)
-    write_text(readme, f"{before}{BEGIN}\n{text}\n{FINISH}{rest.split(FINISH)[1]}")
+    write_between(readme, (BEGIN, FINISH), text)

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cvtune.config import Config, load_config
-from cvtune.cores import cores
 from cvtune.errors import RunError
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
 from cvtune.rundir import RunDir, read_json
-from cvtune.training.hardware import Threads, device_of, loader_workers, set_threads
+from cvtune.training.hardware import Threads, default_workers, set_threads
 from cvtune.training.hardware import threads as count_threads
 from cvtune.training.loggers import check_loggers
 from cvtune.training.session import Choices
@@ -49,7 +48,7 @@ def threads(config: Config) -> Threads:
         config: with the loader processes, which need cores too.
     """
     workers = config.train.workers
-    found = count_threads(loader_workers(device_of(), cores()) if workers is None else workers)
+    found = count_threads(default_workers() if workers is None else workers)
     set_threads(found)
     return found
 

@@ -17,8 +17,8 @@ import numpy as np
 from cvtune.data.split import Leaks, Split, held_out, leaks
 from cvtune.evaluation.task import task_of, told
 from cvtune.models.head import Classifier, LinearHead
-from cvtune.steps.folds import judged, write_folds
-from cvtune.steps.train import Crossed, Lab, wants_final
+from cvtune.steps.folds import answers_of, judged, write_folds
+from cvtune.steps.train import Crossed, Lab, nothing, wants_final
 from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, Session, StageResult
 from cvtune.training.stage import FINAL
 from cvtune.training.stages import stages
@@ -59,7 +59,7 @@ def final_fit(lab: Lab, split: Split, session: Session) -> FinalFit | None:
     try:
         if not wants_final(lab.config, len(lab.data.index)) or lab.stop:
             return None
-        pool = np.flatnonzero(np.array(split.sides) != "test").astype(np.int64)
+        pool = split.outside_test
         folds, reason = _folds(lab, pool, session, kept)
         if reason:
             lab.console.step(FINAL, f"left out: {reason}")
@@ -101,7 +101,7 @@ def _cross(lab: Lab, session: Session, kept: Sequence[StageResult], pool: Ints, 
     facts: list[dict[str, Any]] = []
     for number, held in enumerate(folds, start=1):
         train = np.setdiff1d(pool, held)
-        name, unit = f"{FINAL}-fold-{number}", None
+        name = f"{FINAL}-fold-{number}"
         if (unit := lab.ledger.done(name)) is not None:
             said: Floats = unit.array("held")
         else:
@@ -132,20 +132,16 @@ def _other(lab: Lab, session: Session, material: Material, recipe: Mapping[str, 
         judge=lambda new, old: Judgement(True, "as on the sides", math.nan, math.nan),
         head=lab.plugins.head,
         replay={},
-        planned=_nothing,
-        left_out=_nothing,
-        told=_nothing,
+        planned=nothing,
+        left_out=nothing,
+        told=nothing,
         recipe=recipe,
         deadline=math.inf,
         ledger=None,
-        store=_nothing,
+        store=nothing,
         best_val=None,
         results=[],
     )
-
-
-def _nothing(*_: Any) -> None:
-    return None
 
 
 def _last(session: Session) -> StageResult | None:
@@ -160,14 +156,10 @@ def _worse(lab: Lab, session: Session, pool: Ints, logits: Floats) -> str:
 
     The models of the folds are asked about images of the validation side, like the model that was chosen there.
     """
-    index, val, task = lab.data.index, session.material.val, task_of(lab.data.index)
+    index, val = lab.data.index, session.material.val
     assert session.best_val is not None
-    paths = [index.images[row].path for row in val]
-    of_folds, of_stages = (
-        task.predictions(paths, session.material.labels[val], task.probabilities(said), index.classes)
-        for said in (logits[np.searchsorted(pool, val)], session.best_val)
-    )
-    found = task.better(of_folds, of_stages)
+    of_folds = answers_of(index, val, logits[np.searchsorted(pool, val)])
+    found = task_of(index).better(of_folds, answers_of(index, val, session.best_val))
     if found.gain >= -2 * found.standard_error:
         return ""
     return f"its folds are worse on the images of val: {found.gain:+.3f}, standard error {found.standard_error:.3f}"
@@ -184,8 +176,12 @@ def _everything(
     material = replace(session.material, train=crossed.rows, val=crossed.rows[:0])
     factor = len(crossed.rows) / len(session.material.train)
     recipe = {f"{FINAL}-{one.name}": one.recipe.scaled(factor) for one in kept[1:]}
-    final = _other(lab, session, material, recipe)
-    final.planned, final.ledger, final.store = session.planned, session.ledger, session.store
+    final = replace(
+        _other(lab, session, material, recipe),
+        planned=session.planned,
+        ledger=session.ledger,
+        store=session.store,
+    )
     last = _last(final)
     if last is None:
         return None

@@ -117,11 +117,16 @@ def judged(index: DatasetIndex, rows: NDArray[np.int64], logits: Floats) -> tupl
         rows: positions of those that were asked about.
         logits: float32 [len(rows), K].
     """
-    task = task_of(index)
-    paths = [index.images[row].path for row in rows]
-    answers = task.predictions(paths, task.truth(index)[rows], task.probabilities(logits), index.classes)
+    task, answers = task_of(index), answers_of(index, rows, logits)
     figures = task.score(answers)
     return figures.accuracy, task.headline(figures), answers.log_loss
+
+
+def answers_of(index: DatasetIndex, rows: NDArray[np.int64], logits: Floats) -> Any:
+    """`Predictions` or `MultiPredictions` of some images, before any temperature; arguments as for :func:`judged`."""
+    task = task_of(index)
+    paths = [index.images[row].path for row in rows]
+    return task.predictions(paths, task.truth(index)[rows], task.probabilities(logits), index.classes)
 
 
 def _recipe(done: Sequence[_Fold], images: int) -> dict[str, Recipe]:

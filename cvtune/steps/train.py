@@ -151,7 +151,7 @@ def prepare(
     )
     quiet, key = fold is not None, lab.ledger.key
     budget = math.inf if config.train.budget is None else config.train.budget * (SHARE if final else 1)
-    viewed = np.setdiff1d(np.arange(len(index)), split.indices("test")) if final else np.union1d(material.train, val)
+    viewed = split.outside_test if final else np.union1d(material.train, val)
     return Session(
         config=config,
         classifier=Classifier(lab.backbone, LinearHead(lab.backbone.width, len(index.classes))),
@@ -168,14 +168,14 @@ def prepare(
         extras=Extras(plugins.callbacks, loggers, plugins.trainer),
         head=plugins.head,
         replay=lab.replay if fold is None else fold,
-        planned=_nothing if quiet else PlanWriter(lab.run.plan, lab.replay),
-        left_out=_nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
-        told=_nothing if quiet else lab.console.detail,
+        planned=nothing if quiet else PlanWriter(lab.run.plan, lab.replay),
+        left_out=nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
+        told=nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
         deadline=deadline or lab.began + budget,
         keep_views=final,
         ledger=None if quiet else lab.ledger,
-        store=_nothing if quiet else lambda name: Store(lab.run, name, key=key),
+        store=nothing if quiet else lambda name: Store(lab.run, name, key=key),
     )
 
 
@@ -186,8 +186,9 @@ def wants_final(config: Config, images: int) -> bool:
     return images < SMALL if config.train.final_fit == "auto" else config.train.final_fit == "all"
 
 
-def _nothing(*_: Any) -> None:
-    return None
+def nothing(*_: Any) -> None:
+    """In place of what a session tells or keeps, where it is to do neither."""
+    return
 
 
 def _mirrored(lab: Lab) -> Callable[[Ints], Floats] | None:

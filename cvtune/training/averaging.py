@@ -227,10 +227,12 @@ class Candidate:
     Attributes:
         name: for the stage table: last, EMA, mean of the last 3, WiSE-FT 0.5.
         state: the tensors that the stage changed; all candidates have the same names.
+        way: how far from the model before to these weights; 1 is all of it.
     """
 
     name: str
     state: State
+    way: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,14 @@ class Picked:
         state: its tensors.
         score: its log-loss on the validation side.
         scores: every candidate's, in the order asked.
+        way: the candidate's.
     """
 
     name: str
     state: State
     score: float
     scores: tuple[tuple[str, float], ...]
+    way: float = 1.0
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {score:.3f}" for name, score in self.scores) + f": {self.name} taken"
@@ -258,7 +262,7 @@ def wise_ft(
 ) -> Iterator[Candidate]:
     """Candidates between two stages, one at a time; none where there is no way between them (`differs`)."""
     if not differs(old, new):
-        yield from (Candidate(f"WiSE-FT {alpha:g}", interpolate(old, new, alpha)) for alpha in alphas)
+        yield from (Candidate(f"WiSE-FT {alpha:g}", interpolate(old, new, alpha), alpha) for alpha in alphas)
 
 
 def pick(candidates: Iterable[Candidate], score: Callable[[State], float], *, tie: float = 1e-3) -> Picked:
@@ -286,7 +290,7 @@ def pick(candidates: Iterable[Candidate], score: Callable[[State], float], *, ti
     if not leading:
         raise ValueError("no candidate has a finite log-loss: " + ", ".join(f"{name} {loss}" for name, loss in scores))
     loss, chosen = leading[0]
-    return Picked(chosen.name, chosen.state, loss, tuple(scores))
+    return Picked(chosen.name, chosen.state, loss, tuple(scores), chosen.way)
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

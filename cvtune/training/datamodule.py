@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cvtune.cores import cores
 from cvtune.data.augment import Augmentation, augment
 from cvtune.data.pixels import PixelCache
 from cvtune.models.normalize import to_tensor
-from cvtune.training.hardware import device_of, loader_workers
+from cvtune.training.hardware import default_workers
 
 Ints = NDArray[np.int64]
 Labels = NDArray[Any]
@@ -80,6 +79,11 @@ class StepSampler(Sampler[list[Key]]):
         return (self._order.keys(step)[self._rank :: self._world] for step in self._steps)
 
 
+def as_targets(labels: Labels) -> Labels:
+    """What a loss takes: class indices int64 [n], or float32 [n, K] where an image may have several labels."""
+    return labels.astype(np.int64 if labels.ndim == 1 else np.float32)
+
+
 class PixelDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """Images of one side.
 
@@ -103,7 +107,7 @@ class PixelDataset(Dataset[tuple[Tensor, int | Tensor]]):
         window: tuple[float, float] | None = None,
     ) -> None:
         self._pixels, self._rows = pixels, rows
-        self._labels = labels.astype(np.int64 if labels.ndim == 1 else np.float32)
+        self._labels = as_targets(labels)
         self._transform, self._seed, self._window = transform, seed, window
 
     def __len__(self) -> int:
@@ -159,7 +163,7 @@ class StageData(L.LightningDataModule):
         self.batch_size = self.order.batch_size
         self.seed = seed
         self.validate_every = validate_every or self.order.batches
-        self.workers = loader_workers(device_of(), cores()) if workers is None else workers
+        self.workers = default_workers() if workers is None else workers
         self.step = 0
 
     @property

@@ -47,6 +47,11 @@ def loader_workers(device: Device, available: float) -> int:
     return min(8, int(available) // 8 or 1) if device == "cpu" else min(8, int(available) - 1)
 
 
+def default_workers() -> int:
+    """Those of this machine."""
+    return loader_workers(device_of(), cores())
+
+
 @dataclass(frozen=True)
 class Threads:
     """Numbers of threads.

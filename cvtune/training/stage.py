@@ -16,7 +16,7 @@ from cvtune.config import StageConfig
 from cvtune.models.features import batches
 from cvtune.models.head import Classifier, build_head
 from cvtune.models.state import State
-from cvtune.training.averaging import ALPHAS, Candidate, differs, interpolate, pick, take, wise_ft
+from cvtune.training.averaging import Candidate, differs, interpolate, pick, take, wise_ft
 from cvtune.training.checkpoint import Unit
 from cvtune.training.datamodule import PixelDataModule, PixelDataset, StageData
 from cvtune.training.mixing import Mixing, when
@@ -181,9 +181,7 @@ def _pick(session: Session, tuner: FineTuner, data: StageData, found: Sequence[C
     further = pick([Candidate(picked.name, picked.state), *way], known)
     tuner.classifier.load_state_dict(further.state, strict=False)
     tuner.classifier.eval()
-    alphas = {picked.name: 1.0, **{f"WiSE-FT {alpha:g}": alpha for alpha in ALPHAS}}
-    text = str(replace(further, scores=picked.scores + further.scores[1:]))
-    return _Taken(picked.name, alphas[further.name], text)
+    return _Taken(picked.name, further.way, str(replace(further, scores=picked.scores + further.scores[1:])))
 
 
 def _follow(session: Session, tuner: FineTuner, found: Sequence[Candidate], recipe: Recipe) -> _Taken:

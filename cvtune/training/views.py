@@ -21,7 +21,7 @@ from cvtune.data.pixels import PixelCache
 from cvtune.models.backbone import Backbone
 from cvtune.models.normalize import Normalize
 from cvtune.training.activations import ActivationCache, FrozenPrefix, Source, Storage, fill, orders, room
-from cvtune.training.datamodule import Key
+from cvtune.training.datamodule import Key, as_targets
 
 Ints = NDArray[np.int64]
 Layers = tuple[int, bool]  # index of the first group that is not frozen, and whether those before run in bfloat16
@@ -150,7 +150,7 @@ class Side(Dataset[Any]):
     ) -> None:
         self._views, self._layers, self._shown, self._every, self._seed = views, layers, shown, every, seed
         self._places = np.searchsorted(views.rows, rows)
-        self._labels = labels.astype(np.int64 if labels.ndim == 1 else np.float32)
+        self._labels = as_targets(labels)
 
     def __len__(self) -> int:
         return len(self._places)

@@ -31,18 +31,10 @@ MakeRoot = Callable[[Files], Path]
 
 
 @pytest.fixture
-def make_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRoot:
-    """`make_root({"sys/fs/cgroup/cpu.max": "max 100000"})`: a file system, on a machine of 16 cores."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+def make_root(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> MakeRoot:
+    """With as many physical cores."""
     monkeypatch.setattr(hardware, "_capabilities", lambda: {"num_physical_cores": 16})
-
-    def make(files: Files) -> Path:
-        for name, text in files.items():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text + "\n", encoding="utf-8")
-        return tmp_path
-
-    return make
+    return make_root
 
 
 @pytest.fixture
