@@ -38,6 +38,7 @@ from cvtune.data.index import build_index
 from cvtune.data.pixels import fill_pixels
 from cvtune.data.preprocess import Preprocessing
 from cvtune.models.backbone import load_backbone, set_trainable
+from cvtune.models.engine import Frozen
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize
 from cvtune.models.weights import find_weights
@@ -135,9 +136,9 @@ def plain_prefix(setting: Setting, cut: int) -> Callable[[Tensor], tuple[Tensor,
     return run
 
 
-def compare(setting: Setting, cut: int, views: int, scratch: Path, *, repeats: int) -> dict[str, Any]:
+def compare(setting: Setting, cut: int, views: int, scratch: Path, *, frozen: Frozen, repeats: int) -> dict[str, Any]:
     """One cut: how fast its cache is filled, and the seconds an epoch of the three ways."""
-    quick = FrozenPrefix(setting.classifier.backbone, setting.normalize, cut, half=setting.half)
+    quick = FrozenPrefix(setting.classifier.backbone, setting.normalize, cut, frozen=frozen)
     filling = fill_rates(setting, quick)
     started = time.perf_counter()
     cache = fill(scratch, quick, setting.source, range(views))
@@ -212,7 +213,9 @@ def measure(
             "images": len(setting.source),
             "plan": plan.reason,
             "groups": [asdict(row) for row in plan.rows()],
-            "cuts": [compare(setting, cut, views, scratch, repeats=repeats) for cut, views in chosen],
+            "cuts": [
+                compare(setting, cut, views, scratch, frozen=costs.frozen, repeats=repeats) for cut, views in chosen
+            ],
         }
 
 

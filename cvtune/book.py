@@ -22,7 +22,7 @@ from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
 from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
-from cvtune.steps import Crossed, Data, FinalFit
+from cvtune.steps import Crossed, Data, FinalFit, wants_final
 from cvtune.training.checkpoint import sweep
 from cvtune.training.session import Floats, StageResult
 
@@ -66,12 +66,14 @@ class Book:
         self._task = task_of(index)
         self._paths = [image.path for image in index.images]
         self._truth = self._task.truth(index)
+        both = wants_final(self.config, self.split) and not self.split.calib_is_val
+        self._chosen_on = "val and calib" if both else "val"
 
     def add(self, stage: StageResult, classifier: Classifier) -> None:
         """Write a stage down; export and evaluate the model if the stage was kept."""
         self._write_stage(stage)
         verdict = "kept" if stage.kept else "dropped"
-        on_val = f"{self._task.figure} {stage.score:.3f} on val"
+        on_val = f"{self._task.figure} {stage.score:.3f} on {self._chosen_on}"
         figure = f"trained on {len(self.split.indices('train')):,} images" if self.crossed else on_val
         text = f"{figure}   {duration(stage.seconds):<12} {verdict}"
         self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
@@ -137,7 +139,9 @@ class Book:
         if self.crossed:
             text = told(self._task, self._metrics["folds"].accuracy)
             how = "each image by a model that had not seen it; the bundle was trained on all of them"
-            self.console.step(f"{self.crossed.k} folds", text, more=(how,))
+            if self.crossed.k == 1:
+                how = "images of val and calib, by the model that was chosen; the bundle was trained on them too"
+            self.console.step("held back" if self.crossed.k == 1 else f"{self.crossed.k} folds", text, more=(how,))
         if "test" in self._metrics:
             self.console.step("test", told(self._task, self._metrics["test"].accuracy), more=self._without_leaks())
 

@@ -116,7 +116,7 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.01, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps
-    batch_norm: Literal["frozen", "batch"] = "frozen"  # statistics: the pretrained ones, or those of each batch
+    batch_norm: Literal["frozen", "batch"] = "batch"  # statistics: the pretrained ones, or those of each batch
     loss: Literal["cross-entropy", "logit-adjusted", "focal"] = "cross-entropy"
     class_weights: Literal["auto", "balanced", "none"] = "auto"
     mixup: Literal["auto", "off"] | Share = "auto"  # alpha; auto: off below 20,000 images
@@ -125,7 +125,7 @@ class TrainConfig(_Section):
     final_fit: Literal["auto", "all", "train"] = "auto"  # train once more on train, val and calib; auto: small folders
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
-    tail: StageConfig = StageConfig()
+    tail: StageConfig = StageConfig(layer_decay=1.0, head_factor=5.0)
     all: AllConfig = AllConfig()
 
 

@@ -97,6 +97,28 @@ def make_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict
     return make
 
 
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images of each batch that frozen networks are shown from now on."""
+    from cvtune.models import engine, features
+
+    ran: list[int] = []
+    made = engine.engine
+
+    def counting(quick: Any, cut: int) -> Any:
+        run = made(quick, cut)
+        assert run is not None
+
+        def counted(x: Any) -> Any:
+            ran.append(len(x))
+            return run(x)
+
+        return counted
+
+    monkeypatch.setattr(features, "engine", counting)
+    return ran
+
+
 @pytest.fixture(autouse=True)
 def own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Splits are remembered between runs on a folder, but not between tests."""

@@ -6,14 +6,17 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import torch
 from onnx import compose
 from torch import Tensor, nn
 
 from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
+from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 
@@ -28,8 +31,8 @@ class Deployed(nn.Module):
         self, normalize: Normalize, classifier: Classifier, temperature: float, *, task: Task = "single"
     ) -> None:
         super().__init__()
-        self.normalize, self.classifier, self.temperature = normalize, classifier, temperature
-        self.task = task
+        self.normalize, self.classifier, self.task = normalize, classifier, task
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [N, 3, S, S], uint8 or deep float32 -> probabilities [N, K], embedding [N, D]."""
@@ -57,9 +60,11 @@ def build_model(
         metadata: strings for the model's metadata.
         task: "single" for a softmax over the classes, "multi" for a sigmoid of each.
     """
-    network = _export(Deployed(normalize, classifier, temperature, task=task).eval(), pre.size, deep=pre.deep)
+    quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
+    network = Deployed(normalize, Classifier(quick, classifier.head), temperature, task=task).eval()
+    exported = compose.add_prefix(_export(network, pre.size, deep=pre.deep), _PREFIX)
     frame = frame_graph(pre)
-    model = compose.merge_models(frame, network, io_map=[("pixels", f"{_PREFIX}pixels")])
+    model = compose.merge_models(frame, exported, io_map=[("pixels", f"{_PREFIX}pixels")])
     for output in model.graph.output:
         _rename_output(model.graph, output.name, output.name.removeprefix(_PREFIX))
     del model.opset_import[1:]  # merge_models lists the one opset twice
@@ -74,7 +79,38 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+@dataclass(frozen=True)
+class _Graph:
+    """What was exported last, and what has to be the same for the next model to need no more than its own weights."""
+
+    layout: tuple[Any, ...]
+    model: onnx.ModelProto
+
+
+_last: list[_Graph] = []  # one at most
+
+
 def _export(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
+    """The network's graph; the exporter takes seconds, and the stages of a fit differ in nothing but weights."""
+    weights = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    shapes = tuple((name, value.shape, str(value.dtype)) for name, value in weights.items())
+    layout = (str(network), network.task, network.classifier.backbone.taps, size, deep, shapes)
+    if _last and _last[0].layout == layout:
+        model = onnx.ModelProto()
+        model.CopyFrom(_last[0].model)
+        for tensor in model.graph.initializer:
+            if tensor.name in weights:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+        return model
+    model = _exported(network, size, deep=deep)
+    _last.clear()
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    if all(name in held and np.array_equal(held[name], value) for name, value in weights.items()):
+        _last.append(_Graph(layout, model))
+    return model
+
+
+def _exported(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
     example = (torch.zeros(2, 3, size, size, dtype=torch.float32 if deep else torch.uint8),)
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
@@ -102,7 +138,7 @@ def _export(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelPr
     for node in model.graph.node:
         del node.metadata_props[:]  # the exporter's stack traces: paths of the training PC, of no use on the line
         node.doc_string = ""
-    return compose.add_prefix(model, _PREFIX)
+    return model
 
 
 def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cvtune.config import AugmentConfig
 from cvtune.data.pixels import PixelCache
 from cvtune.models.backbone import Backbone
+from cvtune.models.engine import engine
 from cvtune.models.folding import folded
 from cvtune.models.normalize import Normalize, to_tensor
 
@@ -103,10 +104,15 @@ def features(
 
 
 def passes(backbone: Backbone, batches: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
-    """Embeddings [B, D] of one batch after the other, by a folded copy (`folded`); see :func:`features`."""
+    """Embeddings [B, D] of one batch after the other, by onnxruntime or a folded copy; see :func:`features`."""
     device = next(backbone.parameters()).device
-    quick, *_ = folded(backbone, len(backbone.groups))
+    cut = len(backbone.groups)
+    quick, *_ = folded(backbone, cut)
+    run = engine(quick, cut)
     for batch in batches:
+        if run is not None and batch.shape[2:] == (quick.size, quick.size):
+            yield torch.cat(run(batch), dim=1).numpy()
+            continue
         with torch.inference_mode():
             out = quick(batch.to(device, memory_format=torch.channels_last))
         yield out.float().cpu().numpy()

@@ -108,6 +108,11 @@ class Facts:
         return bool(self.folds) and not self.crossed
 
     @property
+    def unfolded(self) -> bool:
+        """Whether in a final fit the model that was chosen on the sides stands in for the folds."""
+        return self.final and len(self.folds) == 1
+
+    @property
     def multi(self) -> bool:
         """Whether an image may have several labels."""
         return self.task == "multi"

@@ -64,6 +64,12 @@ def _folds(facts: Facts) -> Iterator[str]:
 def _final(facts: Facts, folds: Scored) -> str:
     """Of a final fit the test side is the headline."""
     rate = told(task_named(facts.task), folds.metrics.accuracy)
+    if facts.unfolded:
+        first = facts.folds[0]
+        return (
+            f"The bundle was trained on the {first.images + first.trained_on:,} images outside test, after a model of "
+            f"{first.trained_on:,} of them had answered for the {first.images:,} others: {rate} (below)."
+        )
     return (
         f"The bundle was trained on the {folds.metrics.n:,} images outside test, after {len(facts.folds)} models had "
         f"answered for those of them that they had not seen: {rate} (below)."

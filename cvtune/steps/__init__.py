@@ -6,7 +6,7 @@ from cvtune.steps.examine import Seen, examine
 from cvtune.steps.final import FinalFit, final_fit
 from cvtune.steps.folds import cross_validate
 from cvtune.steps.read import Data, index, network, read, settle
-from cvtune.steps.train import Crossed, Lab, Plugins, prepare
+from cvtune.steps.train import Crossed, Lab, Plugins, prepare, wants_final
 
 __all__ = [
     "Audited",
@@ -33,5 +33,6 @@ __all__ = [
     "scratch",
     "settle",
     "threads",
+    "wants_final",
     "window",
 ]

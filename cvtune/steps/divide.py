@@ -25,6 +25,7 @@ from cvtune.models.weights import WeightsInfo
 from cvtune.rundir import SIDES, RunDir, write_json, write_text
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
+from cvtune.steps.train import is_tight, wants_final
 from cvtune.training.checkpoint import Ledger
 from cvtune.training.hardware import Threads
 
@@ -47,6 +48,9 @@ def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Consol
     kept = before.sides if before else {}
     split = split_index(index, config.data, seed=config.seed, same=seen.same, near=seen.near, kept=kept)
     unsaved = remember(folder, index, split, config.data) if keep else ""
+    given = any(image.side in ("val", "calib") for image in index.images)
+    if wants_final(config, split) and is_tight(config) and not given:
+        split = _without_calib(split)
     counts = " / ".join(f"{side} {len(split.indices(side))}" for side in SIDES if _own(split, side))
     groups = "groups" if config.data.group_by else "duplicates"
     crossing = _crossing(index, split, seen.clusters)
@@ -55,6 +59,17 @@ def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Consol
         "split", f"{counts}, {apart}", more=(*_notes(index, split, before, seen.proposal), *filter(None, [unsaved]))
     )
     return split
+
+
+def _without_calib(split: Split) -> Split:
+    """The images of val are trained on, those of calib take their place: a final fit would have used both."""
+    if split.calib_is_val:
+        return split
+    other = {"val": "train", "calib": "val"}
+    note = "the budget is too short for the folds of a final fit: what would have been val is trained on"
+    return replace(
+        split, sides=tuple(other.get(side, side) for side in split.sides), calib_is_val=True, notes=(*split.notes, note)
+    )
 
 
 def _undivided(index: DatasetIndex, k: int, console: Console) -> Split:

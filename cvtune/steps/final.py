@@ -1,7 +1,8 @@
 """The final fit: on small folders, what was chosen on the sides is repeated on all images but the test ones.
 
 Folds of the same recipe answer for each of these images by a model that has not seen it: those answers calibrate the
-final model and are its figures beside those of the test side, since no image is held back for it.
+final model and are its figures beside those of the test side, since no image is held back for it. Where a budget is
+too short for folds, the model that was chosen stands in for them: it has not seen the images of val and calib.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, S
 from cvtune.training.stage import FINAL
 from cvtune.training.stages import stages
 
-_FOLDS: Final = (5, 3)  # three where the budget does not allow five
+_FOLDS: Final = (5, 3, 1)  # as many as the budget allows; one is what was chosen, held back from val and calib
 
 
 @dataclass(frozen=True)
@@ -57,39 +58,48 @@ def final_fit(lab: Lab, split: Split, session: Session) -> FinalFit | None:
     """
     started, kept = time.monotonic(), [result for result in session.results if result.kept]
     try:
-        if not wants_final(lab.config, len(lab.data.index)) or lab.stop:
+        if not wants_final(lab.config, split) or lab.stop:
             return None
         pool = split.outside_test
         folds, reason = _folds(lab, pool, session, kept)
         if reason:
             lab.console.step(FINAL, f"left out: {reason}")
             return None
-        logits = _cross(lab, session, kept, pool, folds)
-        if logits is None:
-            return None
-        if reason := _worse(lab, session, pool, logits):
-            lab.console.step(FINAL, f"left out: {reason}")
-            return None
-        crossed = _crossed(lab, pool, logits, len(folds))
+        if not folds:
+            crossed = _chosen(lab, session)
+        else:
+            logits = _cross(lab, session, kept, pool, folds)
+            if logits is None:
+                return None
+            if reason := _worse(lab, session, pool, logits):
+                lab.console.step(FINAL, f"left out: {reason}")
+                return None
+            crossed = _crossed(lab, pool, logits, len(folds))
         return _everything(lab, split, session, kept, crossed, started)
     finally:
         session.views.forget()
 
 
 def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) -> tuple[tuple[Ints, ...], str]:
-    """The rows of each fold, or why there are none; what the clock decides is in plan.json."""
+    """The rows of each fold, none where one fold is all, or why there is no final fit.
+
+    What the clock decides is in plan.json.
+    """
     whole = any(result.plan is not None and result.plan.first_group == 0 for result in kept)
     if whole and lab.config.train.final_fit == "auto":
         return (), f"every layer was trained, and {_FOLDS[0]} folds of that take hours; --final-fit all does it"
 
     def measure() -> dict[str, Any]:
         each = sum(result.seconds for result in kept[1:]) * len(pool) / len(session.material.train)
-        left = math.inf if lab.config.train.budget is None else lab.began + lab.config.train.budget - time.monotonic()
-        return {"folds": next((k for k in _FOLDS if (k + 1) * each <= left), 0)}
+        budget = lab.config.train.budget
+        left = math.inf if budget is None else lab.began + budget - session.reserve - time.monotonic()
+        return {"folds": next((k for k in _FOLDS if (k + 1 if k > 1 else 1) * each <= left), 0)}
 
     k = session.choose(FINAL, measure)["folds"]
     if not k:
         return (), "the budget is used up"
+    if k == 1:
+        return (), ""
     same, near = lab.seen.same, lab.seen.near
     folds = held_out(lab.data.index, [int(row) for row in pool], k, seed=lab.config.seed, same=same, near=near)
     return folds, "" if folds else "a class has fewer than three images, or groups of them"
@@ -165,16 +175,32 @@ def _worse(lab: Lab, session: Session, pool: Ints, logits: Floats) -> str:
     return f"its folds are worse on the images of val: {found.gain:+.3f}, standard error {found.standard_error:.3f}"
 
 
-def _crossed(lab: Lab, pool: Ints, logits: Floats, k: int) -> Crossed:
-    _, score, log_loss = judged(lab.data.index, pool, logits)
-    return Crossed(k, pool, logits, {}, score, log_loss)
+def _crossed(lab: Lab, rows: Ints, logits: Floats, k: int) -> Crossed:
+    _, score, log_loss = judged(lab.data.index, rows, logits)
+    return Crossed(k, rows, logits, {}, score, log_loss)
+
+
+def _chosen(lab: Lab, session: Session) -> Crossed:
+    """The answers of the model that was chosen, for the images that were held back from it."""
+    assert session.best_val is not None
+    crossed = _crossed(lab, session.material.val, session.best_val, 1)
+    facts = {
+        "images": len(crossed.rows),
+        "trained_on": len(session.material.train),
+        "stages": [result.name for result in session.results if result.kept],
+        "score": crossed.score,
+        "log_loss": crossed.log_loss,
+    }
+    write_folds(lab.run, lab.data.index, [crossed.rows], [facts])
+    return crossed
 
 
 def _everything(
     lab: Lab, split: Split, session: Session, kept: Sequence[StageResult], crossed: Crossed, started: float
 ) -> FinalFit | None:
-    material = replace(session.material, train=crossed.rows, val=crossed.rows[:0])
-    factor = len(crossed.rows) / len(session.material.train)
+    pool = split.outside_test
+    material = replace(session.material, train=pool, val=pool[:0])
+    factor = len(pool) / len(session.material.train)
     recipe = {f"{FINAL}-{one.name}": one.recipe.scaled(factor) for one in kept[1:]}
     final = replace(
         _other(lab, session, material, recipe),
@@ -189,7 +215,7 @@ def _everything(
     stage = replace(
         last,
         name=FINAL,
-        reason=f"{' and '.join(one.name for one in kept)} repeated on the {len(crossed.rows):,} images outside test",
+        reason=f"{' and '.join(one.name for one in kept)} repeated on the {len(pool):,} images outside test",
         score=crossed.score,
         log_loss=crossed.log_loss,
         seconds=time.monotonic() - started,

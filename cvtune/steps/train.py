@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +32,10 @@ from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
 from cvtune.training.views import Views
 
-SMALL: Final = 2000  # images; below, sides that are held back cost more than the folds of a final fit
-SHARE: Final = 0.4  # of a budget, for the stages where a final fit follows
-MIRRORS_FROM: Final = 300.0  # seconds of a budget: mirrored features take as long as the plain ones, for half a point
+SMALL: Final = 2000  # images outside test; below, sides that are held back cost more than a final fit
+SHARE: Final = 0.6  # of what is left of a budget before the stages, for them where a final fit follows,
+TIGHT: Final = 600.0  # seconds of a budget; below, they take what they need: there is no time for folds
+MIRRORS_FROM: Final = 600.0  # seconds of a budget: mirrored features take as long as the plain ones, for half a point
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,10 @@ def prepare(
     loggers = (*plugins.loggers, *build_loggers(config.train.loggers, lab.run.root))
     if plugins.head is not None:
         build_head(plugins.head, lab.backbone.width, len(index.classes))  # a head that does not fit is known at once
-    val, task = split.indices("val"), task_of(index)
-    final = crossed is None and fold is None and wants_final(config, len(index))
+    task = task_of(index)
+    final = crossed is None and fold is None and wants_final(config, split)
+    # What the folds of a final fit calibrate with is every image, so that calib may help to choose.
+    val = np.union1d(split.indices("val"), split.indices("calib")) if final else split.indices("val")
     truth = task.truth(index)
     normalize = Normalize(data.frame.mean, data.frame.std, data.frame.window)
     material = Material(
@@ -150,7 +154,8 @@ def prepare(
         mirrored=_mirrored(lab),
     )
     quiet, key = fold is not None, lab.ledger.key
-    budget = math.inf if config.train.budget is None else config.train.budget * (SHARE if final else 1)
+    now, budget = time.monotonic(), math.inf if config.train.budget is None else config.train.budget
+    left = lab.began + budget - now
     viewed = split.outside_test if final else np.union1d(material.train, val)
     return Session(
         config=config,
@@ -172,18 +177,23 @@ def prepare(
         left_out=nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
         told=nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
-        deadline=deadline or lab.began + budget,
+        deadline=deadline or now + left * (SHARE if final and not is_tight(config) else 1),
         keep_views=final,
         ledger=None if quiet else lab.ledger,
         store=nothing if quiet else lambda name: Store(lab.run, name, key=key),
     )
 
 
-def wants_final(config: Config, images: int) -> bool:
+def wants_final(config: Config, split: Split) -> bool:
     """Whether the model is trained once more at the end, on all images but the test ones."""
     if config.data.folds:
         return False  # where the last model is that one anyway
-    return images < SMALL if config.train.final_fit == "auto" else config.train.final_fit == "all"
+    return len(split.outside_test) < SMALL if config.train.final_fit == "auto" else config.train.final_fit == "all"
+
+
+def is_tight(config: Config) -> bool:
+    """Whether the budget leaves no time for the folds of a final fit."""
+    return config.train.budget is not None and config.train.budget < TIGHT
 
 
 def nothing(*_: Any) -> None:

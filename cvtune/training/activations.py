@@ -32,6 +32,7 @@ from cvtune.data.augment import Augmentation
 from cvtune.data.pixels import PixelCache
 from cvtune.errors import RunError
 from cvtune.models.backbone import Backbone
+from cvtune.models.engine import Frozen, engine
 from cvtune.models.folding import folded
 from cvtune.models.normalize import Normalize
 from cvtune.rundir import DiskFullError
@@ -124,29 +125,33 @@ class FrozenPrefix:
         backbone: on any device; not changed.
         normalize: from stored pixels to the network's input.
         cut: index of the first layer group that is not run, 1..len(groups).
-        half: run in bfloat16 (autocast).
+        frozen: how they run; onnxruntime where it can.
 
     Attributes:
         shape: of one image's activation, (C, h, w) or (T, C).
         pooled: P, numbers that the backbone's taps before the cut pool from an image.
     """
 
-    def __init__(self, backbone: Backbone, normalize: Normalize, cut: int, *, half: bool = False) -> None:
+    def __init__(self, backbone: Backbone, normalize: Normalize, cut: int, *, frozen: Frozen = "float32") -> None:
         if cut < 1:
             raise ValueError("nothing lies before cut 0: there is nothing to cache")
-        self.cut, self.half = cut, half
+        self.cut, self.frozen = cut, frozen
         self._device = next(backbone.parameters()).device
         self._normalize = copy.deepcopy(normalize).to(self._device)
         self._backbone, z, pooled = folded(backbone, cut)
         self.shape: tuple[int, ...] = tuple(z.shape[1:])
         self.pooled = pooled.shape[1]
+        self._engine = engine(self._backbone, cut) if frozen == "onnxruntime" else None
         self.channels_last = z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Stored pixels [B, 3, S, S] -> activations [B, *shape] as the network gives them, pooled float32 [B, P]."""
-        x = self._normalize(pixels.to(self._device)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.half):
+        x = self._normalize(pixels.to(self._device))
+        if self._engine is not None:
+            return self._engine(x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.frozen == "bfloat16"):
             z, pooled = self._backbone.prefix(x, self.cut)
         return z, pooled
 

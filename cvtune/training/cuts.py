@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cvtune.data.augment import Augmentation, augment
 from cvtune.models.backbone import Backbone, set_trainable
+from cvtune.models.engine import Frozen, engine
 from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -36,10 +37,13 @@ _LEAST_LEARNING: Final = 0.01  # of the parameters: the norm behind a transforme
 # What a stage is worth, as a share of what fine-tuning can gain: the product of depth, passes and freshness, less what
 # its time is worth. Set by hand to agree with what was measured on two cores (DESIGN.md, "Facts"): on 2,000 solar cells
 # four views and ten epochs from blocks[5] beat a full fine-tune of eight, on signs blocks[4] was a little better.
-# From blocks[6] on (2 of 9) nothing was gained over the probe on a split of the solar cells, from blocks[5] on it was.
-_DEPTH: Final = 7.0  # 1 - exp(-7 share of the groups that learn): 0.54, 0.79, 0.90, 0.96 for 1 to 4 of 9
-_EPOCHS: Final = 3.5  # 1 - exp(-epochs / 3.5): 0.90 after 8
-_STEPS: Final = 110.0  # likewise, and where it is less: 0.90 after 250
+# Mean log-loss of two splits of the solar cells (1,969 to learn from, 655 asked; probe 0.313): blocks[6], 20 epochs:
+# 0.324; blocks[5] after 6 epochs 0.310, after 10 0.286; blocks[4] after 10 0.291. The first epochs spoil what the probe
+# had, and have to win it back.
+_DEPTH: Final = 10.0  # 1 - exp(-10 (share of the groups that learn - 0.18)): 0, 0.34, 0.78, 0.93 for 1 to 4 of 9
+_SHALLOW: Final = 0.18
+_EPOCHS: Final = 3.5  # 1 - exp(1 - epochs / 3.5): 0.51 after 6, 0.84 after 10
+_STEPS: Final = 110.0  # likewise, and where it is less: 0.72 after 250
 _MANY_STEPS: Final = 1000.0  # 1 - exp(-steps / 1000) where that is more: large folders need fewer epochs
 _REPEAT: Final = 0.02  # 1 / (1 + 0.02 (r - 1)) where an image shows each of its views r times
 _WAIT: Final = 30.0  # seconds; a stage must gain 0.003 more in accuracy where one waits twice as long, this one more
@@ -93,7 +97,7 @@ class CostTable:
         augment: seconds an image, on one core.
         cores: that the network takes.
         half: the groups learn in bfloat16, which is faster.
-        frozen_half: they run frozen in bfloat16.
+        frozen: how they run frozen.
     """
 
     groups: tuple[GroupCost, ...]
@@ -101,7 +105,7 @@ class CostTable:
     augment: float = 0.0
     cores: int = 1
     half: bool = False
-    frozen_half: bool = False
+    frozen: Frozen = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -128,7 +132,8 @@ class Limits:
         plain: images that are computed without augmentation; None for `val_images`.
         max_views: of an image; None for 4, more for small folders.
         gap: between the probe's accuracy and 1, what fine-tuning can gain at most: time is worth less where it is wide.
-        trial_steps: that the search for the learning rate takes at each cut.
+        trial_steps: that the search for the learning rate takes at each cut,
+        trial_share: and at most so many of the steps of the stage.
         cuts: at most so many, each deeper than the one before.
     """
 
@@ -143,6 +148,7 @@ class Limits:
     max_views: int | None = None
     gap: float = 0.1
     trial_steps: int = 160
+    trial_share: float = 1.0
     cuts: int = 2
 
     @property
@@ -255,12 +261,12 @@ def plan_cuts(costs: CostTable, limits: Limits, *, group: int | None = None) -> 
         group: the first group that learns, where somebody has decided that.
 
     Returns:
-        The plan; without cuts where two epochs from the shallowest one do not fit, or the backbone cannot be cut.
+        The plan; without cuts where nothing that fits is worth its time, or the backbone cannot be cut.
     """
     seconds = AUTO_SECONDS if limits.seconds == math.inf else limits.seconds
     best = _best(costs, limits, seconds, range(1, len(costs.groups)) if group is None else range(group, group + 1))
     if best is None:
-        few = f"{_LEAST_EPOCHS} epochs behind the last cut take more than {seconds:.0f} s, or more disk than there is"
+        few = f"what {seconds:.0f} s and the disk have room for gains nothing over the probe"
         return CutPlan((), costs, limits, few if len(costs.groups) > 1 else "the backbone cannot be cut")
     pair = _pair(costs, limits, seconds, best) if limits.cuts > 1 and group is None else None
     cuts = pair or (best,)
@@ -284,8 +290,9 @@ def _pair(costs: CostTable, limits: Limits, seconds: float, best: Cut) -> tuple[
 
 
 def _best(costs: CostTable, limits: Limits, seconds: float, groups: range) -> Cut | None:
-    fitting = (cut for cut in _candidates(costs, limits, groups) if cut.seconds <= seconds)
-    return max(fitting, key=lambda cut: (_worth(cut, len(costs.groups), limits), -cut.seconds), default=None)
+    fitting = ((cut, _worth(cut, len(costs.groups), limits)) for cut in _candidates(costs, limits, groups))
+    rated = [(cut, worth) for cut, worth in fitting if cut.seconds <= seconds and (worth > 0 or len(groups) == 1)]
+    return max(rated, key=lambda pair: (pair[1], -pair[0].seconds), default=(None, 0.0))[0]
 
 
 def _candidates(costs: CostTable, limits: Limits, groups: range) -> Iterator[Cut]:
@@ -335,14 +342,14 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
         every=every,
         epochs=epochs,
         steps=steps,
-        seconds=fill + (steps + min(limits.trial_steps, steps)) * a_step + looks,
+        seconds=fill + (steps + min(limits.trial_steps, limits.trial_share * steps)) * a_step + looks,
         bytes=_image_bytes(costs.groups[group], limits.storage) * (viewed * slots + plain),
     )
 
 
 def _worth(cut: Cut, groups: int, limits: Limits) -> float:
-    depth = _saturating(_DEPTH * (1 - cut.group / groups))
-    passes = min(cut.steps / _STEPS, max(cut.epochs / _EPOCHS, cut.steps / _MANY_STEPS))
+    depth = _saturating(_DEPTH * max(0.0, 1 - cut.group / groups - _SHALLOW))
+    passes = max(0.0, min(cut.steps / _STEPS, max(cut.epochs / _EPOCHS, cut.steps / _MANY_STEPS)) - 1)
     repeats = cut.epochs / cut.views
     gap = min(max(limits.gap, _GAPS[0]), _GAPS[1])
     wait = _WORTH / gap * math.log2(1 + cut.seconds / _WAIT)
@@ -389,8 +396,13 @@ def measure_groups(
     bench = _Bench(classifier, clock)
     with torch.random.fork_rng(devices=[bench.device] if bench.device.type == "cuda" else []):
         frozen = [bench.frozen(normalize, sample, half) for half in _formats(bfloat16)]
-        frozen_half = _faster(*(sum(cost.forward for _, cost in row) for row in frozen))
-        inputs = frozen[frozen_half]
+        totals = [sum(cost.forward for _, cost in row) for row in frozen]
+        in_half = _faster(*totals)
+        inputs, how = frozen[in_half], _HOW[in_half]
+        quicker = bench.engine(normalize, sample)
+        if _faster(totals[in_half], quicker):
+            share, how = quicker / totals[in_half], "onnxruntime"
+            inputs = [(x, replace(cost, forward=share * cost.forward)) for x, cost in inputs]
         last = range(len(inputs) - 1, len(inputs) - 1 - math.ceil(len(inputs) / 3), -1)
         learnt = [[bench.learnt(index, *inputs[index], half) for index in last] for half in _formats(bfloat16)]
         half = _faster(*(sum(cost.train for cost in row) for row in learnt))
@@ -406,8 +418,11 @@ def measure_groups(
             augment=augmenting,
             cores=torch.get_num_threads(),
             half=half,
-            frozen_half=frozen_half,
+            frozen=how,
         )
+
+
+_HOW: Final[tuple[Frozen, Frozen]] = ("float32", "bfloat16")
 
 
 def _formats(bfloat16: bool) -> tuple[bool, ...]:
@@ -451,6 +466,14 @@ class _Bench:
                     took, x = self._timed(partial(run_group, self._quick, x, index))
                     seconds[index] = min(seconds[index], took / len(x))
         return [(x, self._cost(index, x, seconds[index])) for index, x in enumerate(inputs)]
+
+    def engine(self, normalize: Normalize, sample: Tensor) -> float:
+        """Seconds an image of the frozen groups in onnxruntime; infinite where they do not run there."""
+        run = engine(self._quick, len(self._quick.groups))
+        if run is None:
+            return math.inf
+        images = normalize(sample)
+        return self._fastest(lambda: run(images)) / len(images)
 
     def _cost(self, index: int, x: Tensor, forward: float) -> GroupCost:
         taps = self._quick.tap_widths.items()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cvtune.config import Config
 from cvtune.data.pixels import PixelCache
+from cvtune.models.engine import Frozen
 from cvtune.models.head import Classifier, HeadFactory
 from cvtune.models.normalize import Normalize
 from cvtune.training.checkpoint import Ledger, Store
@@ -82,7 +83,7 @@ class Plan:
         views: augmented views of an image in the cache of activations; 0 for live augmentation.
         every: epochs after which other views take their place.
         half: whether the training step is in bfloat16, on a processor that has it (`hardware.mixed`).
-        frozen_half: likewise the frozen layers before the cache.
+        frozen: how the frozen layers before the cache run.
         small: side in pixels of the first steps' images (`module.side_at`); 0 for the full one all along.
     """
 
@@ -93,7 +94,7 @@ class Plan:
     views: int = 0
     every: int = 1
     half: bool = False
-    frozen_half: bool = False
+    frozen: Frozen = "float32"
     small: int = 0
 
 

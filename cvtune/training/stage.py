@@ -131,7 +131,7 @@ def stage_data(session: Session, plan: Plan) -> StageData:
         "validate_every": epoch if plan.steps >= 2 * epoch else max(1, plan.steps // 4),
     }
     if plan.views:
-        layers, views = (plan.first_group, plan.frozen_half), session.views
+        layers, views = (plan.first_group, plan.frozen), session.views
         train = Side(views, layers, rows, labels[rows], shown=plan.views, every=plan.every, seed=seed)
         return StageData(train, Side(views, layers, looked, labels[looked]), workers=0, **how)
     transform, window = session.views.transform, material.window

@@ -15,6 +15,7 @@ import torch
 
 from cvtune.config import StageConfig
 from cvtune.models.backbone import Backbone
+from cvtune.models.engine import Frozen
 from cvtune.models.features import embed
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import to_tensor
@@ -28,12 +29,14 @@ from cvtune.training.stage import new_candidate, new_tuner, run_stage, stage_dat
 from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates, sprint, step_cost
 from cvtune.training.views import Interrupted, storage_of
 
-_SPRINT: Final = 40  # steps of a short run for the learning rate
+_SPRINT: Final = 40  # steps of a short run for the learning rate,
+_SPRINTS: Final = 12  # and at most a twelfth of those of the stage
 _FEW: Final = 2000  # images
 _NOMINAL: Final = 300.0  # seconds at least for the tail of few images where no budget is given,
 _PASSES: Final = 25  # or so many passes of the network over them
 _FIRST_SIDE: Final = 0.7  # of the side, in the first steps of live training: half the pixels
 _LARGE: Final = 128  # pixels, from which on that is worth it
+_HOPELESS: Final = 0.5  # of a pass over the images, by estimate: with less time left a step is not even timed
 _SHARE: Final = 0.85  # of the time that is left is planned with; the rest is for what was not foreseen
 
 
@@ -90,8 +93,10 @@ def _plans(session: Session) -> Iterator[tuple[str, StageConfig, Callable[[], Pl
         found = _cuts(session)
         for turn, cut in enumerate(found.cuts):
             name = "tail" if turn == 0 else f"tail-{turn + 1}"
-            yield name, train.tail, partial(_tail_plan, session, name, cut, found.costs.frozen_half)
-    elif groups > 1:
+            yield name, train.tail, partial(_tail_plan, session, name, cut, found.costs.frozen)
+        yield "all", train.all, partial(_all_plan, session, sum(group.train for group in found.costs.groups))
+        return
+    if groups > 1:
         session.left_out("tail", "no steps are asked for")
     yield "all", train.all, partial(_all_plan, session)
 
@@ -127,10 +132,11 @@ def _cuts(session: Session) -> CutPlan:
             batch_size=train.batch_size,
             seconds=_allowance(session, sum(group.forward for group in costs.groups)),
             disk=room(session.views.folder),
-            storage=storage_of(costs.frozen_half),
+            storage=storage_of(costs.frozen),
             viewed=len(session.views.rows),
             plain=len(session.views.rows),
             trial_steps=len(FACTORS) * _SPRINT,
+            trial_share=len(FACTORS) / _SPRINTS,
             gap=max(0.0, 1 - session.score),
         )
         groups = len(session.classifier.backbone.groups)
@@ -159,7 +165,7 @@ def _allowance(session: Session, forward: float) -> float:
     return max(_NOMINAL, _PASSES * _FEW * forward) * max(1.0, len(session.material.train) / _FEW)
 
 
-def _tail_plan(session: Session, name: str, cut: Cut, frozen_half: bool) -> Plan:
+def _tail_plan(session: Session, name: str, cut: Cut, frozen: Frozen) -> Plan:
     train = session.config.train
     plan = Plan(
         first_group=cut.group,
@@ -168,7 +174,7 @@ def _tail_plan(session: Session, name: str, cut: Cut, frozen_half: bool) -> Plan
         learning_rate=train.tail.learning_rate,
         views=cut.slots,
         every=cut.every,
-        frozen_half=frozen_half,
+        frozen=frozen,
     )
 
     def measure() -> Choices:
@@ -192,7 +198,8 @@ def _bfloat16() -> bool:
 
 def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> Plan:
     """The plan with the learning rate that a few short runs on the cache found."""
-    short, candidate = replace(plan, steps=min(_SPRINT, plan.steps)), new_candidate(session)
+    steps = min(_SPRINT, math.ceil(plan.steps / _SPRINTS))
+    short, candidate = replace(plan, steps=steps), new_candidate(session)
 
     def run(rate: float) -> float:
         tried = replace(short, learning_rate=rate)
@@ -207,11 +214,14 @@ def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> P
     return replace(plan, learning_rate=found.rate)
 
 
-def _all_plan(session: Session) -> Plan:
+def _all_plan(session: Session, an_image: float = 0.0) -> Plan:
+    """Live training for as many steps as there is time for; `an_image`: roughly the seconds that one takes."""
     train = session.config.train
     nominal = Plan(0, train.all.steps, train.batch_size, train.all.learning_rate)
 
     def measure() -> Choices:
+        if _HOPELESS * len(session.material.train) * an_image > session.seconds:
+            return asdict(replace(nominal, steps=0))
         plan = _fitting(session, train.all, nominal)
         cost, full = _cost(session, "all", train.all, plan), session.classifier.backbone.size
         small = _small(session.classifier.backbone)

@@ -348,7 +348,9 @@ def _defaults(own: Mapping[str, Any], *, looks: bool) -> dict[str, Any]:
 
 
 def _rate(trainer: L.Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+    """Of the last layer group; the head's, which comes first, is a multiple of it."""
+    stage: Any = trainer.lightning_module.stage
+    return float(trainer.optimizers[0].param_groups[0]["lr"] / stage.head_factor)
 
 
 def _move_to(trainer: L.Trainer, step: int, epoch: int) -> None:

@@ -19,21 +19,23 @@ from torch.utils.data import Dataset
 from cvtune.data.augment import Augmentation
 from cvtune.data.pixels import PixelCache
 from cvtune.models.backbone import Backbone
+from cvtune.models.engine import Frozen
 from cvtune.models.normalize import Normalize
 from cvtune.training.activations import ActivationCache, FrozenPrefix, Source, Storage, fill, orders, room
 from cvtune.training.datamodule import Key, as_targets
+from cvtune.training.hardware import has_fast_bfloat16
 
 Ints = NDArray[np.int64]
-Layers = tuple[int, bool]  # index of the first group that is not frozen, and whether those before run in bfloat16
+Layers = tuple[int, Frozen]  # index of the first group that is not frozen, and how those before run
 
 
 class Interrupted(Exception):
     """Somebody asked for an early end while views were computed."""
 
 
-def storage_of(half: bool) -> Storage:
-    """bfloat16 where the frozen layers give no more than that."""
-    return "bfloat16" if half else "float32"
+def storage_of(frozen: Frozen) -> Storage:
+    """bfloat16 where the frozen layers give no more than that, or the layers behind them learn in it."""
+    return "bfloat16" if frozen == "bfloat16" or (frozen == "onnxruntime" and has_fast_bfloat16()) else "float32"
 
 
 class Views:
@@ -80,8 +82,8 @@ class Views:
     def prefix(self, layers: Layers) -> FrozenPrefix:
         """The layers before a cut."""
         if layers not in self._prefixes:
-            cut, half = layers
-            self._prefixes[layers] = FrozenPrefix(self.backbone, self._normalize, cut, half=half)
+            cut, frozen = layers
+            self._prefixes[layers] = FrozenPrefix(self.backbone, self._normalize, cut, frozen=frozen)
         return self._prefixes[layers]
 
     def plain(self, layers: Layers) -> ActivationCache:

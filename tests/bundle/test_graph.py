@@ -50,6 +50,39 @@ def network(small: tuple[Any, Path]) -> onnx.ModelProto:
     return graph._export(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5).eval(), 64)
 
 
+@pytest.mark.parametrize(("backbone", "reused"), [("test_resnet", True), ("test_vit", False)])
+def test_the_next_stage_takes_the_graph_of_the_one_before(
+    backbone: str, reused: bool, make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each weight stands in the graph as it is in the network; the bytes are those of an export of its own."""
+    case, exported, times = make_case(backbone=backbone), graph._exported, [0]
+
+    def count(*args: Any, **options: Any) -> Any:
+        times[0] += 1
+        return exported(*args, **options)
+
+    def built() -> bytes:
+        normalize = Normalize(case.pre.mean, case.pre.std)
+        model = build_model(case.pre, normalize, case.classifier, temperature=1.5, metadata={})
+        return bytes(model.SerializeToString(deterministic=True))
+
+    def learn() -> None:
+        with torch.no_grad():
+            for parameter in case.classifier.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=dice))
+
+    dice = torch.Generator().manual_seed(0)
+    learn()  # fresh biases are all zero, and left out of the graph
+    monkeypatch.setattr(graph, "_exported", count)
+    graph._last.clear()
+    first = built()
+    learn()
+    second = built()
+    assert times[0] == (1 if reused else 2)
+    graph._last.clear()
+    assert built() == second != first
+
+
 def torch_path(case: Any, frames: Frames, pre: Preprocessing | None = None) -> list[NDArray[np.float32]]:
     """The same answers by the frame graph alone and torch."""
     (pixels,) = open_session(frame_graph(pre or case.pre).SerializeToString()).run(None, {"image": frames})

@@ -116,6 +116,53 @@ def test_interrupted_in_a_fold_or_behind_it_ends_in_the_same_bytes(
     assert not again.directory.predictions("val").exists()
 
 
+@pytest.fixture(scope="module")
+def unfolded(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> library.Run:
+    """A budget with time for the final fit, but not for folds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cvtune.evaluation.task.better", lambda new, old: Comparison(0.1, 0.0, True, "kept"))
+        patch.setattr(final, "_FOLDS", (10**9, 1))
+        return library.fit(parts, out=tmp_path_factory.mktemp("unfolded") / "run", budget=700, **FLAGS)
+
+
+def test_without_time_for_folds_the_model_that_was_chosen_stands_in_for_them(unfolded: library.Run) -> None:
+    sides = {row["path"]: row["side"] for row in rows(unfolded.path / "split.csv")}
+    answers = {row["path"] for row in rows(unfolded.path / "predictions-folds.csv")}
+    assert answers == {path for path, side in sides.items() if side in ("val", "calib")}
+    assert unfolded.metrics["model"] == "final"
+    assert tree(unfolded.path / "plan.json")["stages"]["final"] == {"folds": 1}
+    (fold,) = tree(unfolded.path / "folds.json")
+    trained = sum(side == "train" for side in sides.values())
+    assert (fold["images"], fold["trained_on"], fold["stages"]) == (len(answers), trained, ["probe", "tail"])
+    assert tree(unfolded.path / "calibration.json")["n"] == len(answers)
+
+
+def test_the_summary_and_the_report_say_who_answered(unfolded: library.Run) -> None:
+    (fold,) = tree(unfolded.path / "folds.json")
+    outside = fold["images"] + fold["trained_on"]
+    summary = (unfolded.path / "summary.txt").read_text(encoding="utf-8")
+    assert f"trained on {outside} images" in summary
+    assert "held back" in summary
+    assert "balanced accuracy" in summary
+    assert "on val and calib" in summary
+    page = (unfolded.path / "report.html").read_text(encoding="utf-8")
+    assert f"The bundle was trained on the {outside} images outside test, after a model of" in page
+    assert "Images held back from the choice" in page
+    assert "1 folds" not in page
+    assert "Groups and copies stay in one fold" not in page
+
+
+def test_a_short_budget_trains_on_what_would_have_been_val(parts: Path, tmp_path: Path) -> None:
+    run = library.fit(parts, out=tmp_path / "run", budget=300, **FLAGS)
+    sides = [row["side"] for row in rows(run.path / "split.csv")]
+    assert set(sides) == {"train", "val", "test"}
+    again = library.fit(parts, out=tmp_path / "again", final_fit="train", budget=300, **FLAGS)
+    before = [row["side"] for row in rows(again.path / "split.csv")]
+    merged = {"val": "train", "calib": "val"}
+    assert sides == [merged.get(side, side) for side in before]  # the sides are remembered as they were
+    assert "the budget is too short for the folds" in (run.path / "summary.txt").read_text(encoding="utf-8")
+
+
 def test_on_request_the_sides_stay_as_they_are(parts: Path, tmp_path: Path) -> None:
     run = library.fit(parts, out=tmp_path / "run", final_fit="train", **FLAGS)
     assert {"val", "calib", "test"} <= run.metrics.keys()

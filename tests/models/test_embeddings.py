@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,6 @@ def backbone() -> Backbone:
     net = create_empty("test_efficientnet", size=64)
     net.set_taps(net.default_taps())
     return net
-
-
-@pytest.fixture
-def passes(backbone: Backbone) -> Iterator[list[int]]:
-    """Batches that the backbone runs on."""
-    ran: list[int] = []
-    handle = backbone.register_forward_hook(lambda module, args, out: ran.append(len(out)))
-    yield ran
-    handle.remove()
 
 
 def files(cache: Path, suffix: str = "pixels") -> list[Path]:

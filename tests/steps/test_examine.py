@@ -59,25 +59,25 @@ def test_the_audit_sees_the_networks_own_embedding_and_training_all_depths(
     assert seen[0].flags.c_contiguous
 
 
-def test_the_second_look_at_a_folder_does_not_run_the_network(parts: Path, config: Config, tmp_path: Path) -> None:
+def test_the_second_look_at_a_folder_does_not_run_the_network(
+    parts: Path, config: Config, tmp_path: Path, passes: list[int]
+) -> None:
     tables = []
     for run in range(2):
         data, backbone = read(parts, config, tmp_path / str(run))
-        ran: list[int] = []
-        backbone.register_forward_hook(lambda module, args, out, ran=ran: ran.append(len(out)))
+        passes.clear()
         tables.append(steps.examine(data, backbone, config, QUIET).table)
-        assert ran == [[32, 32, 32], []][run]
+        assert passes == [[32, 32, 32], []][run]
     assert np.array_equal(*tables)  # type: ignore[arg-type]
 
 
-def test_without_a_cache_the_network_runs_again(parts: Path, config: Config, tmp_path: Path) -> None:
+def test_without_a_cache_the_network_runs_again(parts: Path, config: Config, tmp_path: Path, passes: list[int]) -> None:
     config = load_config(flags={**config.model_dump(exclude_unset=True), "data.cache_gb": 0.0})
     for _ in range(2):
         data, backbone = read(parts, config, tmp_path)
-        ran: list[int] = []
-        backbone.register_forward_hook(lambda module, args, out, ran=ran: ran.append(len(out)))
+        passes.clear()
         steps.examine(data, backbone, config, QUIET)
-        assert len(ran) == 3
+        assert len(passes) == 3
     assert not (tmp_path / "cache" / "pixels").exists()
 
 

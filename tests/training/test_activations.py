@@ -111,10 +111,10 @@ def test_the_cache_holds_what_the_frozen_layers_make_of_the_augmented_image(
 
 
 def test_a_view_is_the_same_whatever_is_made_with_it(lite: Backbone, steel: PixelCache, tmp_path: Path) -> None:
-    prefix = FrozenPrefix(lite, NORMALIZE, 5, half=True)
+    prefix = FrozenPrefix(lite, NORMALIZE, 5, frozen="bfloat16")
     state = torch.get_rng_state()
     three = filled(tmp_path, prefix, shown(steel), (0, 1, 2))
-    one = filled(tmp_path, FrozenPrefix(lite, NORMALIZE, 5, half=True), shown(steel), (2,))
+    one = filled(tmp_path, FrozenPrefix(lite, NORMALIZE, 5, frozen="bfloat16"), shown(steel), (2,))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(content(three, 2), content(one, 0))
     assert not torch.equal(content(three, 1), content(three, 2))
@@ -143,7 +143,7 @@ def test_without_augmentation_the_number_of_the_view_does_not_matter(
 
 
 def test_bfloat16_keeps_all_that_a_prefix_in_bfloat16_gives(lite: Backbone, steel: PixelCache, tmp_path: Path) -> None:
-    prefix, source = FrozenPrefix(lite, NORMALIZE, 5, half=True), shown(steel)
+    prefix, source = FrozenPrefix(lite, NORMALIZE, 5, frozen="bfloat16"), shown(steel)
     full = filled(tmp_path, prefix, source, (0,), storage="float32")
     short = filled(tmp_path, prefix, source, (0,), storage="bfloat16")
     assert (full.nbytes, short.nbytes) == tuple(
@@ -217,7 +217,7 @@ def test_a_norm_that_cannot_be_folded_stays() -> None:
 
 def test_what_taps_pool_is_kept_in_float32(lite: Backbone, steel: PixelCache, tmp_path: Path) -> None:
     lite.set_taps((2, 4, 6))
-    prefix = FrozenPrefix(lite, NORMALIZE, 5, half=True)
+    prefix = FrozenPrefix(lite, NORMALIZE, 5, frozen="bfloat16")
     cache = filled(tmp_path, prefix, shown(steel), (0, 1, 2))
     assert prefix.pooled == cache.pooled == 24 + 80
     assert cache.nbytes == cache.file.stat().st_size == 3 * COUNT * prefix.bytes_per_image("bfloat16")
