@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from cvtune.cores import cores
 from cvtune.errors import ConfigError, ModelError
+from cvtune.training.depthwise import depthwise, is_large
 
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -134,10 +135,14 @@ def mixed(half: bool) -> Iterator[None]:
 class _DepthwiseInFloat32(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is torch.conv2d and (args[6] if len(args) > 6 else kwargs.get("groups", 1)) > 1:
-            with torch.autocast("cpu", enabled=False):
-                return function(args[0].float(), *args[1:], **kwargs)
-        return function(*args, **kwargs)
+        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        if function is not torch.conv2d or groups == 1:
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            x, *rest = args
+            if len(rest) == 6 and rest[4] in (1, (1, 1)) and is_large(rest[0], groups):
+                return depthwise(x.float(), *rest[:4])
+            return function(x.float(), *rest, **kwargs)
 
 
 @dataclass(frozen=True)
