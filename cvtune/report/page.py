@@ -110,7 +110,7 @@ def with_pictures(suspects: tuple[Suspect, ...], thumbnails: Thumbnails) -> tupl
 def _side(scored: Scored, facts: Facts, thumbnails: Thumbnails) -> Side:
     title, where = _TITLES[scored.side]
     if scored.side == "folds" and facts.unfolded:
-        title, where = "Images held back from the choice", "among the images held back"
+        title, where = "Images held back", "among the images held back"
     metrics, confusion = scored.metrics, Markup()
     confusions: tuple[Confusion, ...] = ()
     if isinstance(metrics, Metrics):

@@ -68,7 +68,7 @@ def _final(facts: Facts, folds: Scored) -> str:
         first = facts.folds[0]
         return (
             f"The bundle was trained on the {first.images + first.trained_on:,} images outside test, after a model of "
-            f"{first.trained_on:,} of them had answered for the {first.images:,} others: {rate} (below)."
+            f"{first.trained_on:,} of them had answered for the other {first.images:,}: {rate} (below)."
         )
     return (
         f"The bundle was trained on the {folds.metrics.n:,} images outside test, after {len(facts.folds)} models had "

@@ -24,6 +24,7 @@ from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, S
 from cvtune.training.stage import FINAL
 from cvtune.training.stages import stages
 
+_PATIENCE: Final = 900.0  # seconds for it, where neither a budget is given nor the final fit is asked for
 _FOLDS: Final = (5, 3, 1)  # as many as the budget allows; one is what was chosen, held back from val and calib
 
 
@@ -92,7 +93,9 @@ def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) 
     def measure() -> dict[str, Any]:
         each = sum(result.seconds for result in kept[1:]) * len(pool) / len(session.material.train)
         budget = lab.config.train.budget
-        left = math.inf if budget is None else lab.began + budget - session.reserve - time.monotonic()
+        left = math.inf if lab.config.train.final_fit == "all" else _PATIENCE
+        if budget is not None:
+            left = lab.began + budget - session.reserve - time.monotonic()
         return {"folds": next((k for k in _FOLDS if (k + 1 if k > 1 else 1) * each <= left), 0)}
 
     k = session.choose(FINAL, measure)["folds"]

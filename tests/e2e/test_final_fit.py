@@ -147,7 +147,7 @@ def test_the_summary_and_the_report_say_who_answered(unfolded: library.Run) -> N
     assert "on val and calib" in summary
     page = (unfolded.path / "report.html").read_text(encoding="utf-8")
     assert f"The bundle was trained on the {outside} images outside test, after a model of" in page
-    assert "Images held back from the choice" in page
+    assert "Images held back" in page
     assert "1 folds" not in page
     assert "Groups and copies stay in one fold" not in page
 
