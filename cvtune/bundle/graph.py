@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from onnx import compose
 from torch import Tensor, nn
 
 from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
+from cvtune.models.engine import quiet_export
 from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -112,24 +111,17 @@ def _export(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelPr
 
 def _exported(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
     example = (torch.zeros(2, 3, size, size, dtype=torch.float32 if deep else torch.uint8),)
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
-            program = torch.onnx.export(
-                network,
-                example,
-                dynamo=True,
-                input_names=["pixels"],
-                output_names=["probabilities", "embedding"],
-                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-                opset_version=OPSET,
-                verbose=False,
-            )
-    finally:
-        noisy.setLevel(level)
+    with quiet_export():
+        program = torch.onnx.export(
+            network,
+            example,
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=["probabilities", "embedding"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            opset_version=OPSET,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto

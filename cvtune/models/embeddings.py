@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
-_SOURCES: Final = ("backbone.py", "families.py", "features.py", "folding.py", "normalize.py")
+_SOURCES: Final = ("backbone.py", "families.py", "features.py", "engine.py", "folding.py", "normalize.py")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def embedding_key(backbone: Backbone, normalize: Normalize, pixels_key: str, mir
         "format": FORMAT,
         "backbone": [backbone.name, backbone.size, backbone.taps],
         "images": [pixels_key, mirror, BATCH],
-        "versions": [metadata.version("torch"), metadata.version("timm"), _CODE],
+        "versions": [*map(metadata.version, ("torch", "timm", "onnxruntime")), _CODE],
         "machine": [platform.system(), platform.machine(), _device(next(backbone.parameters()).device)],
         "sums": [torch.get_num_threads(), torch.get_float32_matmul_precision()],
     }

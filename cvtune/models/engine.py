@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from cvtune_edge.session import SESSION_ERRORS, open_session
 from torch import Tensor, nn
 
 from cvtune.models.backbone import Backbone
+from cvtune.models.folding import alike, trial_image
 
 Prefix = Callable[[Tensor], tuple[Tensor, Tensor]]
 Frozen = Literal["float32", "bfloat16", "onnxruntime"]  # how frozen layers run: torch in one of two formats, or this
@@ -28,7 +29,6 @@ _OPSET: Final = 17
 # Images of a run. Of one fixed shape: the paddings that timm computes from it are then constants that go into the
 # convolutions (7.5 ms otherwise), and few, whose activations stay in the processor's cache.
 _CHUNK: Final = 8
-_SAME: Final = 1e-3  # of the largest activation: sums are taken in another order, nothing else
 
 
 class _Layers(nn.Module):
@@ -54,7 +54,7 @@ def engine(quick: Backbone, cut: int) -> Prefix | None:
     """
     if next(quick.parameters()).device.type != "cpu":
         return None
-    side = torch.linspace(-2, 2, 3 * quick.size**2).reshape(1, 3, quick.size, quick.size)
+    side = trial_image(quick)
     images = torch.cat([side, side.flip(3), side.flip(1) / 2])
     try:
         session = open_session(_exported(copy.deepcopy(quick), cut), threads=torch.get_num_threads())
@@ -62,16 +62,15 @@ def engine(quick: Backbone, cut: int) -> Prefix | None:
         return None
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
-        chunks = math.ceil(len(x) / _CHUNK)
-        missing = x.new_zeros(-len(x) % _CHUNK, *x.shape[1:])
-        parts = [session.run(None, {"x": some.numpy()}) for some in torch.cat([x, missing]).contiguous().chunk(chunks)]
+        full = torch.cat([x, x.new_zeros(-len(x) % _CHUNK, *x.shape[1:])]).contiguous()
+        parts = [session.run(None, {"x": some.numpy()}) for some in torch.split(full, _CHUNK)]
         z, *pooled = (torch.from_numpy(np.concatenate(part)[: len(x)]) for part in zip(*parts, strict=True))
         return z, pooled[0] if pooled else torch.empty(len(x), 0)
 
     found = run(images)
     with torch.inference_mode():
         wanted = quick.prefix(images.contiguous(memory_format=torch.channels_last), cut)
-    return run if all(map(_same, found, wanted)) else None
+    return run if all(map(alike, found, wanted)) else None
 
 
 # What the exporter raises where a layer has no counterpart; torch names no common base of them.
@@ -89,28 +88,29 @@ _EXPORT_ERRORS: Final[tuple[type[Exception], ...]] = (
 def _exported(quick: Backbone, cut: int) -> bytes:
     """By the exporter that traces: half a second, where the one for the bundle takes eight."""
     names = ["x", "z", "pooled"] if any(tap < cut for tap in quick.taps) else ["x", "z"]
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
     graph = io.BytesIO()
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of what tracing cannot see: the answers are compared
-            torch.onnx.export(
-                _Layers(quick, cut).eval(),
-                (torch.zeros(_CHUNK, 3, quick.size, quick.size),),
-                graph,  # type: ignore[arg-type]  # a stream is as good as a path to this exporter
-                dynamo=False,
-                input_names=names[:1],
-                output_names=names[1:],
-                opset_version=_OPSET,
-            )
-    finally:
-        noisy.setLevel(level)
+    with quiet_export(), torch.no_grad():
+        torch.onnx.export(
+            _Layers(quick, cut).eval(),
+            (torch.zeros(_CHUNK, 3, quick.size, quick.size),),
+            graph,  # type: ignore[arg-type]  # a stream is as good as a path to this exporter
+            dynamo=False,
+            input_names=names[:1],
+            output_names=names[1:],
+            opset_version=_OPSET,
+        )
     return graph.getvalue()
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return not b.numel() or bool((a - b).abs().max() <= _SAME * b.abs().max())
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    """No word of torch's exporters: of their own deprecations, and of doubts that comparing the answers settles."""
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        noisy.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final, Literal
 
 import numpy as np
@@ -105,11 +106,14 @@ def features(
 
 def passes(backbone: Backbone, batches: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
     """Embeddings [B, D] of one batch after the other, by onnxruntime or a folded copy; see :func:`features`."""
+    batches = iter(batches)
+    if (first := next(batches, None)) is None:
+        return  # where all of them are kept already nothing has to be made ready
     device = next(backbone.parameters()).device
     cut = len(backbone.groups)
     quick, *_ = folded(backbone, cut)
     run = engine(quick, cut)
-    for batch in batches:
+    for batch in chain([first], batches):
         if run is not None and batch.shape[2:] == (quick.size, quick.size):
             yield torch.cat(run(batch), dim=1).numpy()
             continue

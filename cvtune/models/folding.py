@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cvtune.models.backbone import Backbone
 
-_SAME: Final = 1e-3  # of the largest activation: folding changes the order of a few roundings, nothing else
+_SAME: Final = 1e-3  # of the largest activation: the order of a few roundings changes, nothing else
 
 
 @torch.no_grad()
@@ -27,17 +27,25 @@ def folded(backbone: Backbone, cut: int) -> tuple[Backbone, Tensor, Tensor]:
         cut: groups that are run, as for :meth:`Backbone.prefix`.
     """
     plain = copy.deepcopy(backbone).eval().requires_grad_(False)
-    image = torch.linspace(-2, 2, 3 * plain.size**2, device=next(plain.parameters()).device)
-    x = image.reshape(1, 3, plain.size, plain.size).contiguous(memory_format=torch.channels_last)
+    x = trial_image(plain).contiguous(memory_format=torch.channels_last)
     wanted = plain.prefix(x, cut)
     quick = copy.deepcopy(plain)
     for conv, norm in _fed_norms(quick, x, cut):
         _fold(quick, conv, norm)
     found = quick.prefix(x, cut)
-    return (quick, *found) if all(map(_same, found, wanted)) else (plain, *wanted)
+    return (quick, *found) if all(map(alike, found, wanted)) else (plain, *wanted)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def trial_image(backbone: Backbone) -> Tensor:
+    """[1, 3, S, S] on the backbone's device, of all values that normalised pixels have, to compare two ways with."""
+    values = torch.linspace(-2, 2, 3 * backbone.size**2, device=next(backbone.parameters()).device)
+    return values.reshape(1, 3, backbone.size, backbone.size)
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two ways to compute the same differ by no more than roundings."""
+    if a.shape != b.shape:
+        return False
     return not b.numel() or bool((a - b).abs().max() <= _SAME * b.abs().max())
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from cvtune.data.split import Leaks, Split, held_out, leaks
 from cvtune.evaluation.task import task_of, told
 from cvtune.models.head import Classifier, LinearHead
-from cvtune.steps.folds import answers_of, judged, write_folds
+from cvtune.steps.folds import answers_of, fold_facts, judged, write_folds
 from cvtune.steps.train import Crossed, Lab, nothing, wants_final
 from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, Session, StageResult
 from cvtune.training.stage import FINAL
@@ -67,7 +67,7 @@ def final_fit(lab: Lab, split: Split, session: Session) -> FinalFit | None:
             lab.console.step(FINAL, f"left out: {reason}")
             return None
         if not folds:
-            crossed = _chosen(lab, session)
+            crossed = _chosen(lab, session, kept)
         else:
             logits = _cross(lab, session, kept, pool, folds)
             if logits is None:
@@ -92,10 +92,9 @@ def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) 
 
     def measure() -> dict[str, Any]:
         each = sum(result.seconds for result in kept[1:]) * len(pool) / len(session.material.train)
-        budget = lab.config.train.budget
-        left = math.inf if lab.config.train.final_fit == "all" else _PATIENCE
-        if budget is not None:
-            left = lab.began + budget - session.reserve - time.monotonic()
+        left = lab.left - session.reserve
+        if left == math.inf and lab.config.train.final_fit == "auto":
+            left = _PATIENCE
         return {"folds": next((k for k in _FOLDS if (k + 1 if k > 1 else 1) * each <= left), 0)}
 
     k = session.choose(FINAL, measure)["folds"]
@@ -128,10 +127,7 @@ def _cross(lab: Lab, session: Session, kept: Sequence[StageResult], pool: Ints, 
         logits[np.searchsorted(pool, held)] = said
         accuracy, score, log_loss = judged(lab.data.index, held, said)
         lab.console.detail(f"fold {number}", told(task_of(lab.data.index), accuracy))
-        names = [result.name for result in kept]
-        facts.append(
-            {"images": len(held), "trained_on": len(train), "stages": names, "score": score, "log_loss": log_loss}
-        )
+        facts.append(fold_facts(held, len(train), kept, score, log_loss))
     write_folds(lab.run, lab.data.index, folds, facts)
     return logits
 
@@ -183,17 +179,11 @@ def _crossed(lab: Lab, rows: Ints, logits: Floats, k: int) -> Crossed:
     return Crossed(k, rows, logits, {}, score, log_loss)
 
 
-def _chosen(lab: Lab, session: Session) -> Crossed:
+def _chosen(lab: Lab, session: Session, kept: Sequence[StageResult]) -> Crossed:
     """The answers of the model that was chosen, for the images that were held back from it."""
     assert session.best_val is not None
     crossed = _crossed(lab, session.material.val, session.best_val, 1)
-    facts = {
-        "images": len(crossed.rows),
-        "trained_on": len(session.material.train),
-        "stages": [result.name for result in session.results if result.kept],
-        "score": crossed.score,
-        "log_loss": crossed.log_loss,
-    }
+    facts = fold_facts(crossed.rows, len(session.material.train), kept, crossed.score, crossed.log_loss)
     write_folds(lab.run, lab.data.index, [crossed.rows], [facts])
     return crossed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,7 +50,7 @@ def cross_validate(lab: Lab) -> Crossed | None:
     k = lab.config.data.folds
     if k is None:
         return None
-    choices, budget = dict(lab.replay), lab.config.train.budget
+    choices = dict(lab.replay)
     write_down = PlanWriter(lab.run.plan, choices)
 
     def planned(stage: str, chosen: Choices) -> None:
@@ -61,8 +60,7 @@ def cross_validate(lab: Lab) -> Crossed | None:
     done = []
     for number, (split, rows) in enumerate(_splits(lab.data, lab.seen, lab.config, k), start=1):
         started = time.monotonic()
-        left = math.inf if budget is None else (lab.began + budget - started) / (k + 2 - number)
-        session = prepare(lab, split, fold=choices, deadline=started + left)
+        session = prepare(lab, split, fold=choices, deadline=started + lab.left / (k + 2 - number))
         session.planned = planned
         fold = _fold(session, rows, lab.data)
         text = f"{told(task_of(lab.data.index), fold.accuracy)}   {fold.kept[-1].name}"
@@ -70,7 +68,8 @@ def cross_validate(lab: Lab) -> Crossed | None:
         done.append(fold)
     rows = np.concatenate([fold.rows for fold in done])
     order = np.argsort(rows)
-    write_folds(lab.run, lab.data.index, [fold.rows for fold in done], [_facts(fold) for fold in done])
+    facts = [fold_facts(fold.rows, fold.trained, fold.kept, fold.score, fold.log_loss) for fold in done]
+    write_folds(lab.run, lab.data.index, [fold.rows for fold in done], facts)
     return Crossed(
         k,
         rows[order],
@@ -148,13 +147,16 @@ def _median(rows: Sequence[Recipe]) -> Recipe:
     return Recipe(plan, round(median(row.take for row in rows)), weights, way)
 
 
-def _facts(fold: _Fold) -> dict[str, Any]:
+def fold_facts(
+    held: NDArray[np.int64], trained: int, kept: Sequence[StageResult], score: float, log_loss: float
+) -> dict[str, Any]:
+    """A row of folds.json: how many images were held out and learnt from, the stages that were kept, the figures."""
     return {
-        "images": len(fold.rows),
-        "trained_on": fold.trained,
-        "stages": [stage.name for stage in fold.kept],
-        "score": fold.score,
-        "log_loss": fold.log_loss,
+        "images": len(held),
+        "trained_on": trained,
+        "stages": [stage.name for stage in kept],
+        "score": score,
+        "log_loss": log_loss,
     }
 
 
@@ -167,7 +169,7 @@ def write_folds(
         run: where they go.
         index: the images.
         folds: rows held out in each.
-        facts: of each: images, trained_on, stages, score, log_loss.
+        facts: of each, from :func:`fold_facts`.
     """
     write_json(run.folds, list(facts))
     held = {int(row): number for number, rows in enumerate(folds, start=1) for row in rows}

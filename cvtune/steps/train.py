@@ -111,6 +111,12 @@ class Lab:
     console: Console
     began: float
 
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left, infinite without one."""
+        budget = self.config.train.budget
+        return math.inf if budget is None else self.began + budget - time.monotonic()
+
 
 def prepare(
     lab: Lab,
@@ -154,8 +160,6 @@ def prepare(
         mirrored=_mirrored(lab),
     )
     quiet, key = fold is not None, lab.ledger.key
-    now, budget = time.monotonic(), math.inf if config.train.budget is None else config.train.budget
-    left = lab.began + budget - now
     viewed = split.outside_test if final else np.union1d(material.train, val)
     return Session(
         config=config,
@@ -177,7 +181,7 @@ def prepare(
         left_out=nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
         told=nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
-        deadline=deadline or now + left * (SHARE if final and not is_tight(config) else 1),
+        deadline=deadline or time.monotonic() + lab.left * (SHARE if final and not is_tight(config) else 1),
         keep_views=final,
         ledger=None if quiet else lab.ledger,
         store=nothing if quiet else lambda name: Store(lab.run, name, key=key),

@@ -44,7 +44,7 @@ _DEPTH: Final = 10.0  # 1 - exp(-10 (share of the groups that learn - 0.18)): 0,
 _SHALLOW: Final = 0.18
 _EPOCHS: Final = 3.5  # 1 - exp(1 - epochs / 3.5): 0.51 after 6, 0.84 after 10
 _STEPS: Final = 110.0  # likewise, and where it is less: 0.72 after 250
-_MANY_STEPS: Final = 1000.0  # 1 - exp(-steps / 1000) where that is more: large folders need fewer epochs
+_MANY_STEPS: Final = 1000.0  # 1 - exp(1 - steps / 1000) where that is more: large folders need fewer epochs
 _REPEAT: Final = 0.02  # 1 / (1 + 0.02 (r - 1)) where an image shows each of its views r times
 _WAIT: Final = 30.0  # seconds; a stage must gain 0.003 more in accuracy where one waits twice as long, this one more
 _WORTH: Final = 0.003
@@ -264,7 +264,10 @@ def plan_cuts(costs: CostTable, limits: Limits, *, group: int | None = None) -> 
         The plan; without cuts where nothing that fits is worth its time, or the backbone cannot be cut.
     """
     seconds = AUTO_SECONDS if limits.seconds == math.inf else limits.seconds
-    best = _best(costs, limits, seconds, range(1, len(costs.groups)) if group is None else range(group, group + 1))
+    if group is None:
+        best = _best(costs, limits, seconds, range(1, len(costs.groups)))
+    else:
+        best = _best(costs, limits, seconds, range(group, group + 1), asked=True)
     if best is None:
         few = f"what {seconds:.0f} s and the disk have room for gains nothing over the probe"
         return CutPlan((), costs, limits, few if len(costs.groups) > 1 else "the backbone cannot be cut")
@@ -289,10 +292,15 @@ def _pair(costs: CostTable, limits: Limits, seconds: float, best: Cut) -> tuple[
     return first, second
 
 
-def _best(costs: CostTable, limits: Limits, seconds: float, groups: range) -> Cut | None:
-    fitting = ((cut, _worth(cut, len(costs.groups), limits)) for cut in _candidates(costs, limits, groups))
-    rated = [(cut, worth) for cut, worth in fitting if cut.seconds <= seconds and (worth > 0 or len(groups) == 1)]
-    return max(rated, key=lambda pair: (pair[1], -pair[0].seconds), default=(None, 0.0))[0]
+def _best(costs: CostTable, limits: Limits, seconds: float, groups: range, *, asked: bool = False) -> Cut | None:
+    """The cut that is worth most, where it is worth anything or somebody asked for it."""
+
+    def worth(cut: Cut) -> float:
+        return _worth(cut, len(costs.groups), limits)
+
+    fitting = (cut for cut in _candidates(costs, limits, groups) if cut.seconds <= seconds)
+    best = max(fitting, key=lambda cut: (worth(cut), -cut.seconds), default=None)
+    return best if best is not None and (asked or worth(best) > 0) else None
 
 
 def _candidates(costs: CostTable, limits: Limits, groups: range) -> Iterator[Cut]:

@@ -89,16 +89,16 @@ def _plans(session: Session) -> Iterator[tuple[str, StageConfig, Callable[[], Pl
         for name in sorted({"tail", "all"} - {name.partition("-")[0] for name in session.recipe}, reverse=True):
             session.left_out(name, "not worth it in the folds")
         return
+    an_image = 0.0
     if groups > 1 and train.tail.steps:
         found = _cuts(session)
+        an_image = sum(group.train for group in found.costs.groups)
         for turn, cut in enumerate(found.cuts):
             name = "tail" if turn == 0 else f"tail-{turn + 1}"
             yield name, train.tail, partial(_tail_plan, session, name, cut, found.costs.frozen)
-        yield "all", train.all, partial(_all_plan, session, sum(group.train for group in found.costs.groups))
-        return
-    if groups > 1:
+    elif groups > 1:
         session.left_out("tail", "no steps are asked for")
-    yield "all", train.all, partial(_all_plan, session)
+    yield "all", train.all, partial(_all_plan, session, an_image)
 
 
 def _why_not(session: Session, name: str, stage: StageConfig, gained: Sequence[bool]) -> str:
@@ -214,8 +214,8 @@ def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> P
     return replace(plan, learning_rate=found.rate)
 
 
-def _all_plan(session: Session, an_image: float = 0.0) -> Plan:
-    """Live training for as many steps as there is time for; `an_image`: roughly the seconds that one takes."""
+def _all_plan(session: Session, an_image: float) -> Plan:
+    """Live training for as many steps as there is time for; `an_image`: roughly the seconds of one, 0 if unknown."""
     train = session.config.train
     nominal = Plan(0, train.all.steps, train.batch_size, train.all.learning_rate)
 
