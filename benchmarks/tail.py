@@ -45,7 +45,7 @@ from cvtune.models.weights import find_weights
 from cvtune.training.activations import ActivationCache, FrozenPrefix, Source, fill, orders
 from cvtune.training.cuts import Limits, measure_groups, plan_cuts
 from cvtune.training.datamodule import Order, PixelDataset
-from cvtune.training.hardware import has_fast_bfloat16
+from cvtune.training.hardware import has_fast_bfloat16, mixed
 
 FILE = RESULTS / "tail.json"
 RATIO_BOUND = 3.0
@@ -115,13 +115,15 @@ def batches(setting: Setting, epoch: int) -> Iterator[np.ndarray[Any, np.dtype[n
 def learn(setting: Setting, cut: int, steps: Iterator[Step]) -> float:
     """Seconds of an epoch: AdamW and cross-entropy on the layers behind the cut."""
     model = setting.classifier
-    set_trainable(model.backbone, cut)
+    set_trainable(model.backbone, cut, frozen_depthwise=True)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     started = time.perf_counter()
     for z, pooled, labels in steps:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model.tail(z, pooled, cut), labels, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
+        with mixed(setting.half):
+            embedding = model.backbone.tail(z, pooled, cut)
+        nn.functional.cross_entropy(model.head(embedding.float()), labels, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return time.perf_counter() - started
 
@@ -201,6 +203,7 @@ def measure(
             setting.normalize,
             sample,
             bfloat16=setting.half,
+            frozen_depthwise=True,
             transform=setting.source.transform,
         )
         plan = plan_cuts(costs, Limits(len(setting.source), 0, BATCH, seconds=seconds))

@@ -98,6 +98,7 @@ class StageConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     layer_decay: float = Field(0.75, gt=0, le=1)  # the rate shrinks by this factor per layer group towards the input
     head_factor: float = Field(1.0, gt=0)  # the head's rate over the last group's
+    depthwise: Literal["frozen", "learn"] = "learn"  # weights of depthwise convolutions, which are few and slow
     patience: int = Field(12, ge=1)  # epochs without a better validation loss; high rates look bad until they fall
 
 
@@ -105,6 +106,7 @@ class AllConfig(StageConfig):
     """The stage in which every layer learns: few steps, low rates."""
 
     steps: int = Field(500, ge=0)
+    rounds: int = Field(4, ge=1)  # at most: once more, at half the rate, as long as that gains
     learning_rate: float = Field(2e-4, gt=0)
     patience: int = Field(6, ge=1)
 
@@ -125,7 +127,7 @@ class TrainConfig(_Section):
     final_fit: Literal["auto", "all", "train"] = "auto"  # train once more on train, val and calib; auto: small folders
     workers: int | None = Field(None, ge=0)  # loader processes; chosen from the cores when unset
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()  # beside the run's own metrics.csv
-    tail: StageConfig = StageConfig(layer_decay=1.0, head_factor=5.0)
+    tail: StageConfig = StageConfig(layer_decay=1.0, head_factor=5.0, depthwise="frozen")
     all: AllConfig = AllConfig()
 
 

@@ -80,6 +80,7 @@ final_fit = "train"
 steps = 4
 [train.all]
 steps = 2
+rounds = 1
 """
 
 

@@ -30,8 +30,9 @@ class Comparison:
 def better(new: Predictions, old: Predictions) -> Comparison:
     """Compare two models image by image.
 
-    A gain in balanced accuracy above one standard error keeps the new model, a loss above one drops it; between the
-    two the lower log-loss wins, and the old model, the cheaper one, wins a tie in that as well. The standard error is
+    A gain in balanced accuracy above one standard error keeps the new model, a loss above one drops it. Between the
+    two the lower log-loss wins where it is lower by more than its own standard error. Where neither is clear the higher
+    balanced accuracy wins, and of equals the old model, which is the cheaper one. The standard error of the gain is
     that of McNemar (Psychometrika 12, 1947), sqrt(sum of w_i^2 over the images that changed sides), w_i = 1 / (classes
     x images of the class): unlike the sample's own variance it isn't zero when all changes go one way.
 
@@ -42,35 +43,48 @@ def better(new: Predictions, old: Predictions) -> Comparison:
         raise ValueError("the two models were not asked about the same images in the same order")
     change = new.right.astype(np.int64) - old.right.astype(np.int64)
     counts = np.bincount(new.truth, minlength=len(new.classes))
-    return compare(change, 1.0 / (np.count_nonzero(counts) * counts[new.truth]), new.log_loss, old.log_loss)
+    return compare(change, 1.0 / (np.count_nonzero(counts) * counts[new.truth]), new.losses, old.losses)
 
 
 def compare(
-    change: NDArray[np.int64], weights: NDArray[np.float64], new_loss: float, old_loss: float, *, of: str = ""
+    change: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    new_losses: NDArray[np.float64],
+    old_losses: NDArray[np.float64],
+    *,
+    of: str = "",
 ) -> Comparison:
     """The rule itself.
 
     Args:
         change: 1 for an answer that is newly right, -1 for one that is newly wrong, else 0; any shape.
         weights: of each answer in the figure that is compared, the same shape.
-        new_loss: log-loss of the new model.
-        old_loss: of the old one.
+        new_losses: [N] of the new model, in nats.
+        old_losses: of the old one.
         of: what the answers are, where they are not images.
     """
     gain = float((weights * change).sum())
     error = float(np.linalg.norm(weights[change != 0]))
-    keep, reason = _verdict(gain, error, new_loss, old_loss)
+    keep, reason = _verdict(gain, error, new_losses, old_losses)
     newly = f"{(change > 0).sum()} newly right and {(change < 0).sum()} newly wrong of {change.size}"
     return Comparison(gain, error, keep, f"{reason}; {newly}{f' {of}' if of else ''}")
 
 
-def _verdict(gain: float, error: float, new_loss: float, old_loss: float) -> tuple[bool, str]:
+def _verdict(
+    gain: float, error: float, new_losses: NDArray[np.float64], old_losses: NDArray[np.float64]
+) -> tuple[bool, str]:
     margin = error * (1 + 1e-9)  # one changed image has gain == error but for rounding
     if gain > margin:
         return True, f"gain {gain:+.3f}, above one standard error of {error:.3f}"
     if gain < -margin:
         return False, f"loss {gain:+.3f}, above one standard error of {error:.3f}"
     close = f"no clear gain ({gain:+.3f}, standard error {error:.3f})"
-    if new_loss < old_loss:
-        return True, f"{close}, but a lower log-loss: {new_loss:.3f} after {old_loss:.3f}"
-    return False, f"{close} and no lower log-loss: {new_loss:.3f} after {old_loss:.3f}"
+    less = old_losses - new_losses
+    clear = abs(less.mean()) > less.std() / np.sqrt(len(less)) * (1 + 1e-9)
+    losses = f"{new_losses.mean():.3f} after {old_losses.mean():.3f}"
+    if clear and less.mean() > 0:
+        return True, f"{close}, but a lower log-loss: {losses}"
+    if clear:
+        return False, f"{close} and a higher log-loss: {losses}"
+    kept = "more is right" if gain > 0 else "nothing more is right"
+    return gain > 0, f"{close} and no clear difference in log-loss ({losses}): {kept}"

@@ -69,10 +69,15 @@ class MultiPredictions:
 
     @property
     def log_loss(self) -> float:
-        """Mean binary cross-entropy over images and labels, in nats; probabilities held off 0 and 1 by 1.2e-7."""
+        """Mean binary cross-entropy over images and labels, in nats."""
+        return float(self.losses.mean())
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Each image's [N], mean over the labels; probabilities held off 0 and 1 by 1.2e-7."""
         eps = float(np.finfo(np.float32).eps)
         p = np.clip(self.probabilities.astype(np.float64), eps, 1 - eps)
-        return float(-np.where(self.truth, np.log(p), np.log1p(-p)).mean())
+        return np.asarray(-np.where(self.truth, np.log(p), np.log1p(-p)).mean(axis=1))
 
     @property
     def mean_average_precision(self) -> float:
@@ -212,7 +217,7 @@ def better_multi(new: MultiPredictions, old: MultiPredictions) -> Comparison:
     positive = new.truth.sum(axis=0)
     sizes = np.where(new.truth, positive, len(new.truth) - positive)  # (N, K), images of the same kind
     kinds = np.count_nonzero(positive) + np.count_nonzero(len(new.truth) - positive)
-    return compare(change, 1.0 / (kinds * sizes), new.log_loss, old.log_loss, of="label decisions")
+    return compare(change, 1.0 / (kinds * sizes), new.losses, old.losses, of="label decisions")
 
 
 def pick_thresholds(probabilities: Floats, truth: Bools) -> tuple[float, ...]:

@@ -68,9 +68,14 @@ class Predictions:
 
     @property
     def log_loss(self) -> float:
-        """Mean negative log-likelihood of the truth, in nats; probabilities held above float32's epsilon, 1.2e-7."""
+        """Mean negative log-likelihood of the truth, in nats."""
+        return float(self.losses.mean())
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Each image's [N]; probabilities held above float32's epsilon, 1.2e-7."""
         chosen = self.probabilities[np.arange(len(self.truth)), self.truth].astype(np.float64)
-        return float(-np.log(np.maximum(chosen, np.finfo(np.float32).eps)).mean())
+        return np.asarray(-np.log(np.maximum(chosen, np.finfo(np.float32).eps)))
 
     def save(self, path: Path) -> None:
         """Write the CSV of `cvtune_edge.table` with the truth; reads back bit for bit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import timm
 import torch
@@ -216,7 +216,9 @@ def create_empty(name: str, *, size: int | None = None, taps: Collection[int] = 
     return backbone
 
 
-def set_trainable(backbone: Backbone, first_group: int, *, frozen_norms: bool = False) -> None:
+def set_trainable(
+    backbone: Backbone, first_group: int, *, frozen_norms: bool = False, frozen_depthwise: bool = False
+) -> None:
     """Freeze the groups before `first_group` and free the others, whatever was set before.
 
     Frozen means: no gradients, and eval mode also under `.train()`.
@@ -225,6 +227,7 @@ def set_trainable(backbone: Backbone, first_group: int, *, frozen_norms: bool = 
         backbone: changed in place.
         first_group: 0 frees everything, `len(backbone.groups)` freezes everything.
         frozen_norms: BatchNorm normalises by the statistics that it has; its scales and shifts learn.
+        frozen_depthwise: depthwise convolutions keep their weights.
 
     Raises:
         ValueError: outside 0..len(groups).
@@ -233,7 +236,16 @@ def set_trainable(backbone: Backbone, first_group: int, *, frozen_norms: bool = 
     for index in range(len(backbone.groups)):
         for parameter in backbone.group_parameters(index):
             parameter.requires_grad_(index >= first_group)
+    if frozen_depthwise:
+        for module in backbone.modules():
+            if is_depthwise(module):
+                module.weight.requires_grad_(False)
     backbone.train(backbone.training)
+
+
+def is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it convolves each channel by itself, over more than one pixel."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and max(module.kernel_size) > 1
 
 
 def _build(name: str, seed: int) -> Backbone:

@@ -62,14 +62,12 @@ def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Consol
 
 
 def _without_calib(split: Split) -> Split:
-    """The images of val are trained on, those of calib take their place: a final fit would have used both."""
+    """The images of calib are trained on and val stands for it: a final fit would have used both."""
     if split.calib_is_val:
         return split
-    other = {"val": "train", "calib": "val"}
-    note = "the budget is too short for the folds of a final fit: what would have been val is trained on"
-    return replace(
-        split, sides=tuple(other.get(side, side) for side in split.sides), calib_is_val=True, notes=(*split.notes, note)
-    )
+    sides = tuple("train" if side == "calib" else side for side in split.sides)
+    note = "the budget is too short for the folds of a final fit: what would have been calib is trained on"
+    return replace(split, sides=sides, calib_is_val=True, notes=(*split.notes, note))
 
 
 def _undivided(index: DatasetIndex, k: int, console: Console) -> Split:

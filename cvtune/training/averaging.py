@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from cvtune.models.state import State
 
 ALPHAS: Final = (0.75, 0.5, 0.25)  # of WiSE-FT, nearest to the new weights first
+# The best of a dozen epochs is the luckiest of them by more than this, and its learning rate had not come down yet.
+TIE: Final = 0.05  # of the log-loss
 
 
 def changing(module: nn.Module) -> tuple[str, ...]:
@@ -265,13 +267,13 @@ def wise_ft(
         yield from (Candidate(f"WiSE-FT {alpha:g}", interpolate(old, new, alpha), alpha) for alpha in alphas)
 
 
-def pick(candidates: Iterable[Candidate], score: Callable[[State], float], *, tie: float = 1e-3) -> Picked:
+def pick(candidates: Iterable[Candidate], score: Callable[[State], float], *, tie: float = TIE) -> Picked:
     """The candidate with the lowest log-loss; among those within a tie the first.
 
     Only those that can still win are kept in memory, so that a generator of candidates costs little.
 
     Args:
-        candidates: simplest first: last, EMA, mean of the last 3, WiSE-FT.
+        candidates: simplest first: last, EMA, mean of the last 3, best epoch, WiSE-FT.
         score: log-loss on the validation side of a network with these tensors; NaN and infinity never win.
         tie: relative difference of log-losses that counts as none.
 

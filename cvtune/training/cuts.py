@@ -340,8 +340,7 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
     a_step = min(limits.batch_size, limits.images) * an_image + sum(one.update for one in learning)
     # Images are augmented in a thread beside the network: the cores do both, and one of them augments at a time.
     fill = viewed * views * max(prefix + costs.augment / costs.cores, costs.augment) + plain * prefix
-    # A forward pass in float32, which is about a third of a step in float32.
-    looks = (epochs + _LOOKS_AFTER) * limits.val_images * an_image / (2 if costs.half else 3)
+    looks = (epochs + _LOOKS_AFTER) * limits.val_images * an_image / 3  # a forward pass, about a third of a step
     return Cut(
         group=group,
         name=costs.groups[group].name,
@@ -378,6 +377,7 @@ def measure_groups(
     sample: Tensor,
     *,
     bfloat16: bool = False,
+    frozen_depthwise: bool = False,
     transform: Augmentation | None = None,
     window: tuple[float, float] | None = None,
     limit: float = 3.0,
@@ -394,6 +394,7 @@ def measure_groups(
         sample: stored pixels [B, 3, S, S] of real images, B about the batch size of training, from 2 on.
         bfloat16: whether the processor multiplies it; frozen layers, and the last third of those that learn, are then
             timed in both formats, and the one that is faster is taken.
+        frozen_depthwise: depthwise convolutions keep their weights in groups that learn.
         transform: augmentation, to be timed too.
         window: of deep pixels, for the augmentation.
         limit: seconds, roughly.
@@ -401,7 +402,7 @@ def measure_groups(
     """
     until = clock() + limit
     augmenting = _augmenting(transform, sample[:_AUGMENTED], window, clock)
-    bench = _Bench(classifier, clock)
+    bench = _Bench(classifier, clock, frozen_depthwise=frozen_depthwise)
     with torch.random.fork_rng(devices=[bench.device] if bench.device.type == "cuda" else []):
         frozen = [bench.frozen(normalize, sample, half) for half in _formats(bfloat16)]
         totals = [sum(cost.forward for _, cost in row) for row in frozen]
@@ -452,10 +453,10 @@ def _guess(cost: GroupCost, behind: GroupCost) -> GroupCost:
 class _Bench:
     """Two copies of a classifier: one as it runs frozen, one as it learns."""
 
-    def __init__(self, classifier: Classifier, clock: Clock) -> None:
+    def __init__(self, classifier: Classifier, clock: Clock, *, frozen_depthwise: bool) -> None:
         self.device = next(classifier.parameters()).device
         self._model = copy.deepcopy(classifier).requires_grad_(True)
-        set_trainable(self._model.backbone, 0)
+        set_trainable(self._model.backbone, 0, frozen_depthwise=frozen_depthwise)
         self._quick, *_ = folded(self._model.backbone, len(self._model.backbone.groups))
         self._model.train()
         self._clock = clock
@@ -501,7 +502,7 @@ class _Bench:
         # Nothing before the first group learns; anywhere else the gradient goes on to the group before.
         x = x.detach().float().requires_grad_(index > 0)
         train = self._fastest(lambda: self._pass(lambda: run_group(backbone, x, index), half)) / len(x)
-        parameters = backbone.group_parameters(index)
+        parameters = [p for p in backbone.group_parameters(index) if p.requires_grad]
         update = self._fastest(torch.optim.AdamW(parameters, fused=True).step) if parameters else 0.0
         return replace(cost, train=train, update=update)
 

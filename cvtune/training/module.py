@@ -42,8 +42,8 @@ class FineTuner(L.LightningModule):
         total_steps: optimizer steps of the whole stage, for the schedule.
         seed: of dropout and drop-path.
         frozen_half: bfloat16 for the frozen groups.
-        half: bfloat16 for forward and backward pass of the training step, on the processor (`hardware.mixed`); the
-            loss, the head, the optimizer and every look at the validation side are in float32.
+        half: bfloat16 for forward and backward pass, on the processor (`hardware.mixed`); the loss, the head and the
+            optimizer are in float32, and so are the answers by which a stage is kept or dropped.
         small: side in pixels of the images of the first steps, see :func:`side_at`; 0 for the full one all along.
         mixing: mixup and CutMix of training batches; None mixes nothing.
 
@@ -82,13 +82,24 @@ class FineTuner(L.LightningModule):
         self.mixing = mixing
         self.step, self.factor, self.bad = 0, 1.0, 0
         self._seed = seed
-        set_trainable(classifier.backbone, first_group, frozen_norms=train.batch_norm == "frozen")
+        set_trainable(
+            classifier.backbone,
+            first_group,
+            frozen_norms=train.batch_norm == "frozen",
+            frozen_depthwise=stage.depthwise == "frozen",
+        )
         self._train_loss = _Mean()
         self._val: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         """Stored pixels [B, 3, S, S], or activations before `first_group` with what was pooled of them -> [B, K]."""
-        return self.classifier.tail(*self._started(inputs), self.first_group)
+        return self._answer(*self._started(inputs))
+
+    def _answer(self, z: Tensor, pooled: Tensor) -> Tensor:
+        with mixed(self.in_half):
+            embedding = self.classifier.backbone.tail(z, pooled, self.first_group)
+        logits: Tensor = self.classifier.head(embedding.float())
+        return logits
 
     def _started(self, inputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         z, pooled = self.activations(inputs) if isinstance(inputs, Tensor) else inputs
@@ -119,9 +130,7 @@ class FineTuner(L.LightningModule):
             z, labels = self.mixing.pixels(z, labels, step=self.step)
         elif self.mixing is not None:
             z, pooled, labels = self.mixing.activations(z, pooled, labels, step=self.step)
-        with mixed(self.in_half):
-            embedding = self.classifier.backbone.tail(z, pooled, self.first_group)
-        loss: Tensor = self.loss(self.classifier.head(embedding.float()), labels)
+        loss: Tensor = self.loss(self._answer(z, pooled), labels)
         self._train_loss.add(loss.detach(), len(labels))
         self.step += 1
         return loss
@@ -183,7 +192,7 @@ class FineTuner(L.LightningModule):
             {"params": params, "lr": lr, "weight_decay": self.settings.weight_decay if decayed else 0.0}
             for lr, parameters in rows
             for decayed in (True, False)
-            if (params := [p for p in parameters if (p.ndim > 1) is decayed])
+            if (params := [p for p in parameters if p.requires_grad and (p.ndim > 1) is decayed])
         ]
 
     def schedule(self, step: int) -> float:

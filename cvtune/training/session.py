@@ -51,7 +51,7 @@ class Material:
         labels: [N] class indices, or bool [N, K] where an image may have several.
         groups: [N] names of parts, patients or tracks.
         train: rows of the training side.
-        val: rows of the validation side.
+        val: rows of the validation side, ascending.
         held: rows of val, calib and test, ascending: those whose answers the parity gate compares.
         classes: K.
         window: raw values that are black and white, for deep images.

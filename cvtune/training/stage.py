@@ -74,7 +74,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         steps=trained.rows[-1].step if trained.rows else trained.best_step,
         trainable=sum(candidate.get_parameter(name).numel() for name in learnt),
         epochs=trained.rows,
-        logits=predict_logits(session, candidate, session.material.held) if verdict.keep else None,
+        logits=_held(session, candidate, val) if verdict.keep else None,
         plan=plan,
         best_step=trained.best_step,
         picked=taken.text,
@@ -105,6 +105,7 @@ def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan:
     strength = when(len(material.train), train.mixup)
     if session.config.model.from_scratch:  # whose statistics are of nothing
         train = train.model_copy(update={"batch_norm": "batch"})
+        stage = stage.model_copy(update={"depthwise": "learn"})
     return FineTuner(
         candidate,
         session.normalize,
@@ -155,6 +156,15 @@ def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floa
     with torch.inference_mode():
         none = np.empty((0, session.material.classes), np.float32)  # no validation side in a final fit
         return np.concatenate([none, *(classifier(x).float().numpy() for x in said)])
+
+
+def _held(session: Session, classifier: Classifier, val: Floats) -> Floats:
+    """Answers for the images that are held back; those of the validation side are known."""
+    held, known = session.material.held, session.material.val
+    logits = np.empty((len(held), session.material.classes), np.float32)
+    logits[~np.isin(held, known)] = predict_logits(session, classifier, np.setdiff1d(held, known))
+    logits[np.isin(held, known)] = val[np.isin(known, held)]
+    return logits
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates
 from cvtune.training.views import Interrupted, storage_of
 
 _SPRINT: Final = 40  # steps of a short run for the learning rate,
-_SPRINTS: Final = 12  # and at most a twelfth of those of the stage
+_SPRINTS: Final = 24  # and at most a twenty-fourth of those of the stage
 _FEW: Final = 2000  # images
 _NOMINAL: Final = 300.0  # seconds at least for the tail of few images where no budget is given,
 _PASSES: Final = 25  # or so many passes of the network over them
+_LARGE_FOLDER: Final = 20_000  # images on the training side; from there on more of them get more steps
 _FIRST_SIDE: Final = 0.7  # of the side, in the first steps of live training: half the pixels
 _LARGE: Final = 128  # pixels, from which on that is worth it
 _HOPELESS: Final = 0.5  # of a pass over the images, by estimate: with less time left a step is not even timed
@@ -98,7 +99,12 @@ def _plans(session: Session) -> Iterator[tuple[str, StageConfig, Callable[[], Pl
             yield name, train.tail, partial(_tail_plan, session, name, cut, found.costs.frozen)
     elif groups > 1:
         session.left_out("tail", "no steps are asked for")
-    yield "all", train.all, partial(_all_plan, session, an_image)
+    for turn in range(train.all.rounds):
+        name = f"all-{turn + 1}" if turn else "all"
+        yield name, train.all, partial(_all_plan, session, name, an_image, 0.5**turn)
+        last = session.results[-1]
+        if last.name != name or not last.kept:
+            return
 
 
 def _why_not(session: Session, name: str, stage: StageConfig, gained: Sequence[bool]) -> str:
@@ -123,6 +129,7 @@ def _cuts(session: Session) -> CutPlan:
             session.normalize,
             to_tensor(pixels),
             bfloat16=_bfloat16(),
+            frozen_depthwise=train.tail.depthwise == "frozen",
             transform=session.views.transform,
             window=material.window,
         )
@@ -214,24 +221,32 @@ def _with_rate(session: Session, name: str, stage: StageConfig, plan: Plan) -> P
     return replace(plan, learning_rate=found.rate)
 
 
-def _all_plan(session: Session, an_image: float) -> Plan:
-    """Live training for as many steps as there is time for; `an_image`: roughly the seconds of one, 0 if unknown."""
-    train = session.config.train
-    nominal = Plan(0, train.all.steps, train.batch_size, train.all.learning_rate)
+def _all_plan(session: Session, name: str, an_image: float, share: float) -> Plan:
+    """Live training for as many steps as there is time for.
+
+    Args:
+        session: the run's.
+        name: of the stage.
+        an_image: roughly the seconds of one, 0 if unknown.
+        share: of the learning rate.
+    """
+    train, images = session.config.train, len(session.material.train)
+    steps = round(train.all.steps * max(1.0, images / _LARGE_FOLDER))
+    nominal = Plan(0, steps, train.batch_size, share * train.all.learning_rate)
 
     def measure() -> Choices:
-        if _HOPELESS * len(session.material.train) * an_image > session.seconds:
+        if _HOPELESS * images * an_image > session.seconds:
             return asdict(replace(nominal, steps=0))
         plan = _fitting(session, train.all, nominal)
-        cost, full = _cost(session, "all", train.all, plan), session.classifier.backbone.size
-        small = _small(session.classifier.backbone)
+        cost, full = _cost(session, name, train.all, plan), session.classifier.backbone.size
+        small = _small(session.classifier.backbone) if share == 1 else 0
         seconds = cost.seconds * (mean_area(plan.steps, small=small, full=full) if small else 1)
         affordable = plan.steps if session.deadline == math.inf else int(_SHARE * session.seconds / seconds)
-        least = min(plan.steps, len(session.material.train) // plan.batch_size)
+        least = min(plan.steps, images // plan.batch_size)
         steps = min(plan.steps, affordable) if affordable >= least else 0
         return asdict(replace(plan, steps=steps, half=cost.half, small=small))
 
-    return Plan(**session.choose("all", measure))
+    return Plan(**session.choose(name, measure))
 
 
 def _fitting(session: Session, stage: StageConfig, plan: Plan) -> Plan:

@@ -80,7 +80,7 @@ class Trained:
     Attributes:
         rows: one a look at the validation side.
         best_step: after which the weights of the best look were taken; the last step where nothing was looked at.
-        candidates: the weights that may be kept, simplest first: best epoch, last, EMA, mean of the last 3.
+        candidates: the weights that may be kept, simplest first: last, EMA, mean of the last 3, best epoch.
     """
 
     rows: tuple[Epoch, ...]
@@ -224,9 +224,10 @@ class Keeper(L.Callback):
         """What may be kept, simplest first; nothing where no look had a finite loss."""
         if self.rows and self.best is None:
             return []
-        found = [] if self.best is None else [Candidate("best epoch", self.best)]
-        found += [Candidate("last", self._weights()), Candidate("EMA", self._ema.mean())]
-        return [*found, Candidate(self._recent.name, self._recent.mean())] if len(self._recent) > 1 else found
+        found = [Candidate("last", self._weights()), Candidate("EMA", self._ema.mean())]
+        if len(self._recent) > 1:
+            found.append(Candidate(self._recent.name, self._recent.mean()))
+        return found if self.best is None else [*found, Candidate("best epoch", self.best)]
 
     def restore(self, state: State | None) -> None:
         """Put weights into the classifier; None for those that it came with."""

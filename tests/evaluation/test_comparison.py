@@ -40,7 +40,29 @@ def test_one_image_more_is_no_proof_and_log_loss_decides() -> None:
     assert better(model(ALL, TRUTH, 0.9), model(wrong(0), TRUTH, 0.9)).keep
     verdict = better(model(ALL, TRUTH, 0.51), model(wrong(0), TRUTH, 0.9))
     assert not verdict.keep
-    assert "no clear gain (+0.050, standard error 0.050) and no lower log-loss" in verdict.reason
+    assert "no clear gain (+0.050, standard error 0.050) and a higher log-loss: 0.673 after 0.215" in verdict.reason
+
+
+def test_where_neither_is_clear_more_right_answers_win() -> None:
+    """One image more is right, and what that gains in log-loss others lose."""
+    sure = np.full(20, 0.8)
+    sure[10:15] = 0.6
+    new = model(ALL, TRUTH)
+    new = Predictions(new.paths, new.truth, _sure(new.probabilities, sure), new.classes)
+    old = model(wrong(0), TRUTH)
+    old = Predictions(old.paths, old.truth, _sure(old.probabilities, np.full(20, 0.8)), old.classes)
+    verdict = better(new, old)
+    assert verdict.keep
+    assert "no clear difference in log-loss" in verdict.reason
+    assert "more is right; 1 newly right and 0 newly wrong of 20" in verdict.reason
+    verdict = better(old, new)
+    assert not verdict.keep
+    assert "nothing more is right" in verdict.reason
+
+
+def _sure(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    first = probabilities[:, 0] > 0.5
+    return np.stack([np.where(first, sure, 1 - sure), np.where(first, 1 - sure, sure)], axis=1).astype(np.float32)
 
 
 def test_the_same_answers_keep_the_cheaper_model() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cvtune.config import ModelConfig
 from cvtune.errors import ModelError, WeightsError
-from cvtune.models.backbone import Backbone, create_empty, load_backbone, set_trainable
+from cvtune.models.backbone import Backbone, create_empty, is_depthwise, load_backbone, set_trainable
 from cvtune.models.families import WHOLE, LayerGroup, _agrees, _covers
 from cvtune.models.weights import find_weights
 
@@ -129,6 +129,35 @@ def test_frozen_groups_ignore_train_and_the_last_call_decides() -> None:
     assert all(p.requires_grad for i in range(2, 7) for p in backbone.group_parameters(i))
     set_trainable(backbone, 0)
     assert all(module.training for module in backbone.modules())
+
+
+def test_depthwise_weights_stay_where_they_are_to_stay() -> None:
+    backbone = create_empty("test_efficientnet")
+    depthwise = [module.weight for module in backbone.modules() if is_depthwise(module)]
+    assert depthwise
+    assert all(weight.shape[1] == 1 and max(weight.shape[2:]) > 1 for weight in depthwise)
+    set_trainable(backbone, 2, frozen_depthwise=True)
+    kept = {id(weight) for weight in depthwise} | {id(p) for i in (0, 1) for p in backbone.group_parameters(i)}
+    old = {name: value.clone() for name, value in backbone.state_dict().items()}
+    new = stirred(backbone)
+    still = {id(p) for name, p in backbone.named_parameters() if torch.equal(new[name], old[name])}
+    assert still == kept
+    set_trainable(backbone, 2)
+    assert any(weight.requires_grad for weight in depthwise)
+
+
+def test_what_is_depthwise() -> None:
+    conv = torch.nn.Conv2d
+    assert is_depthwise(conv(8, 8, 3, groups=8))
+    assert is_depthwise(conv(8, 16, 3, groups=8))
+    for other in (
+        conv(8, 8, 3),
+        conv(8, 8, 3, groups=4),
+        conv(8, 8, 1, groups=8),
+        conv(1, 8, 3),
+        torch.nn.Linear(8, 8),
+    ):
+        assert not is_depthwise(other)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet"])

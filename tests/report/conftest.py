@@ -106,7 +106,7 @@ def stage(name: str, score: float, kept: bool) -> dict[str, Any]:
     reason = {
         "probe": "the first model",
         "tail": "gain +0.047, above one standard error of 0.015; 9 newly right and 0 newly wrong of 180",
-        "all": "no clear gain (-0.002, standard error 0.011) and no lower log-loss: 0.190 after 0.181",
+        "all": "no clear gain (-0.002, standard error 0.011) and a higher log-loss: 0.190 after 0.181",
     }
     more = {"log_loss": 0.2, "steps": 0 if name == "probe" else 400, "epochs": 8, "trainable": 1_282_304}
     return {"name": name, "seconds": 81.4, "score": score, "kept": kept, "reason": reason[name], **more}

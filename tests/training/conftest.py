@@ -75,6 +75,7 @@ def make_session(material: Material, tmp_path: Path) -> MakeSession:
         **changes: Any,
     ) -> Session:
         base = {"train.batch_size": 16, "train.tail.steps": 6, "train.all.steps": 3, "train.workers": 0}
+        base["train.all.rounds"] = 1
         config = load_config(flags={**base, **(flags or {})})
         normalize = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         net = create_empty(backbone, size=SIZE)

@@ -179,6 +179,19 @@ def test_bfloat16_in_the_pass_float32_in_weights_and_gradients(name: str) -> Non
     assert dense == {torch.float32}
 
 
+def test_depthwise_weights_that_do_not_learn_pass_in_bfloat16_but_for_strides() -> None:
+    layers = {
+        stride: torch.nn.Conv2d(8, 8, 3, stride=stride, groups=8, bias=False).requires_grad_(False) for stride in (1, 2)
+    }
+    x = torch.rand(2, 8, 9, 9, requires_grad=True)
+    with mixed(True):
+        answers = {stride: layer(x) for stride, layer in layers.items()}
+    assert {stride: answer.dtype for stride, answer in answers.items()} == {1: torch.bfloat16, 2: torch.float32}
+    sum(answer.float().sum() for answer in answers.values()).backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
 def test_sleeping_less_is_faster() -> None:
     choice = ab(lambda: time.sleep(0.02), lambda: time.sleep(0.002), repeats=3)
     assert choice.taken

@@ -82,6 +82,25 @@ def test_live_training_that_cannot_see_each_image_once_is_left_out(
     assert said[-1] == ("all", "the time that is left is too short for one pass over the images")
 
 
+def test_live_training_goes_on_as_long_as_it_gains(make_session: MakeSession) -> None:
+    plans: dict[str, Any] = {}
+    flags = {"train.tail.steps": 0, "train.all.rounds": 4, "train.all.learning_rate": 4e-4}
+    session = make_session(flags, planned=plans.__setitem__)
+    answers = iter([True, True, True, False])
+    session.judge = lambda new, old: Judgement(next(answers), "told", 0.5, 0.5)
+    results = list(stages(session))
+    assert [one.name for one in results] == ["probe", "all", "all-2", "all-3"]
+    assert [one.kept for one in results] == [True, True, True, False]
+    assert [plans[one.name]["learning_rate"] for one in results[1:]] == [4e-4, 2e-4, 1e-4]
+    assert names(make_session({**flags, "train.all.rounds": 2}, verdict=True)) == ["probe", "all"]
+
+
+def test_large_folders_get_more_live_steps(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session({"train.tail.steps": 0})
+    monkeypatch.setattr("cvtune.training.stages._LARGE_FOLDER", len(session.material.train) / 2)
+    assert [one.steps for one in stages(session)] == [0, 6]
+
+
 def test_a_session_with_one_cut(make_session: MakeSession) -> None:
     plans: dict[str, Any] = {}
     session = make_session({"train.cut": 0.6, "train.all.steps": 0}, verdict=True, planned=plans.__setitem__)
