@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 import torch
 from onnx import compose
 from torch import Tensor, nn
 
-from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
-from cvtune.models.engine import quiet_export
+from cvtune.bundle.network import network_graph
+from cvtune.data.preprocess import Preprocessing, frame_graph
 from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -61,7 +59,7 @@ def build_model(
     """
     quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
     network = Deployed(normalize, Classifier(quick, classifier.head), temperature, task=task).eval()
-    exported = compose.add_prefix(_export(network, pre.size, deep=pre.deep), _PREFIX)
+    exported = compose.add_prefix(network_graph(network, pre.size, deep=pre.deep), _PREFIX)
     frame = frame_graph(pre)
     model = compose.merge_models(frame, exported, io_map=[("pixels", f"{_PREFIX}pixels")])
     for output in model.graph.output:
@@ -76,61 +74,6 @@ def build_model(
 def as_json(value: Any) -> str:
     """A value for the metadata, whose values are texts."""
     return json.dumps(value, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """What was exported last, and what has to be the same for the next model to need no more than its own weights."""
-
-    layout: tuple[Any, ...]
-    model: onnx.ModelProto
-
-
-_last: list[_Graph] = []  # one at most
-
-
-def _export(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
-    """The network's graph; the exporter takes seconds, and the stages of a fit differ in nothing but weights."""
-    weights = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
-    shapes = tuple((name, value.shape, str(value.dtype)) for name, value in weights.items())
-    layout = (str(network), network.task, network.classifier.backbone.taps, size, deep, shapes)
-    if _last and _last[0].layout == layout:
-        model = onnx.ModelProto()
-        model.CopyFrom(_last[0].model)
-        for tensor in model.graph.initializer:
-            if tensor.name in weights:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
-        return model
-    model = _exported(network, size, deep=deep)
-    _last.clear()
-    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    if all(name in held and np.array_equal(held[name], value) for name, value in weights.items()):
-        _last.append(_Graph(layout, model))
-    return model
-
-
-def _exported(network: Deployed, size: int, *, deep: bool = False) -> onnx.ModelProto:
-    example = (torch.zeros(2, 3, size, size, dtype=torch.float32 if deep else torch.uint8),)
-    with quiet_export():
-        program = torch.onnx.export(
-            network,
-            example,
-            dynamo=True,
-            input_names=["pixels"],
-            output_names=["probabilities", "embedding"],
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-            opset_version=OPSET,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
-    model = program.model_proto
-    model.ir_version = IR_VERSION
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        del node.metadata_props[:]  # the exporter's stack traces: paths of the training PC, of no use on the line
-        node.doc_string = ""
-    return model
 
 
 def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,9 @@ from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 
 from cvtune.bundle import graph
+from cvtune.bundle import network as module
 from cvtune.bundle.graph import Deployed, build_model
+from cvtune.bundle.network import network_graph
 from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
 from cvtune.models.normalize import Normalize
 
@@ -33,7 +36,7 @@ def noise(*shape: int) -> Frames:
 def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> MakeGraph:
     """`make_graph(resize="pad")`: the preprocessing and a session; the network is exported once for all of them."""
     case, _ = small
-    monkeypatch.setattr(graph, "_export", lambda deployed, size, deep: copy.deepcopy(network))
+    monkeypatch.setattr(graph, "network_graph", lambda deployed, size, deep: copy.deepcopy(network))
 
     def make(**changes: Any) -> tuple[Preprocessing, Any]:
         pre = replace(case.pre, **changes)
@@ -47,40 +50,120 @@ def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: p
 @pytest.fixture(scope="module")
 def network(small: tuple[Any, Path]) -> onnx.ModelProto:
     case, _ = small
-    return graph._export(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5).eval(), 64)
+    return network_graph(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5).eval(), 64)
+
+
+class Exports:
+    """Counts what the exporter does; `built` is the bytes of the case's bundle, `learn` changes all of its weights."""
+
+    def __init__(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.case, self.times, self._exported = case, 0, module._exported
+        self._dice = torch.Generator().manual_seed(0)
+        monkeypatch.setattr(module, "_exported", self._count)
+        self.learn()  # fresh biases are all zero, and left out of the graph
+
+    def _count(self, *args: Any, **options: Any) -> Any:
+        self.times += 1
+        return self._exported(*args, **options)
+
+    def built(self, *, mean: tuple[float, float, float] | None = None, **changes: Any) -> bytes:
+        pre = replace(self.case.pre, **changes)
+        normalize = Normalize(mean or pre.mean, pre.std)
+        model = build_model(pre, normalize, self.case.classifier, temperature=1.5, metadata={})
+        return bytes(model.SerializeToString(deterministic=True))
+
+    def learn(self) -> None:
+        with torch.no_grad():
+            for parameter in self.case.classifier.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=self._dice))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the user's, and a program that has exported nothing."""
+    monkeypatch.setenv("CVTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "_kept", {})
+    return tmp_path / "graphs"
 
 
 @pytest.mark.parametrize(("backbone", "reused"), [("test_resnet", True), ("test_vit", False)])
 def test_the_next_stage_takes_the_graph_of_the_one_before(
-    backbone: str, reused: bool, make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    backbone: str, reused: bool, make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     """Where each weight stands in the graph as it is in the network; the bytes are those of an export of its own."""
-    case, exported, times = make_case(backbone=backbone), graph._exported, [0]
+    exports = Exports(make_case(backbone=backbone), monkeypatch)
+    first = exports.built()
+    exports.learn()
+    second = exports.built()
+    assert exports.times == (1 if reused else 2)
+    assert len(list(cache.glob("*"))) == (1 if reused else 0)
+    for file in cache.glob("*"):
+        file.unlink()
+    module._kept.clear()
+    assert exports.built() == second != first
 
-    def count(*args: Any, **options: Any) -> Any:
-        times[0] += 1
-        return exported(*args, **options)
 
-    def built() -> bytes:
-        normalize = Normalize(case.pre.mean, case.pre.std)
-        model = build_model(case.pre, normalize, case.classifier, temperature=1.5, metadata={})
-        return bytes(model.SerializeToString(deterministic=True))
+def test_the_next_fit_takes_the_graph_from_the_cache(
+    make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    exports = Exports(make_case(), monkeypatch)
+    first = exports.built()
+    (file,) = cache.iterdir()
+    assert file.stat().st_size < len(first) / 2, "it holds no weights"
+    module._kept.clear()
+    assert exports.built() == first
+    exports.learn()
+    module._kept.clear()
+    assert exports.built() != first
+    assert exports.times == 1
+    module._kept.clear()
+    exports.built(mean=(0.1, 0.2, 0.3))  # another normalisation is another graph
+    assert exports.times == 2
+    assert len(list(cache.iterdir())) == 2
 
-    def learn() -> None:
-        with torch.no_grad():
-            for parameter in case.classifier.parameters():
-                parameter.add_(0.01 * torch.randn(parameter.shape, generator=dice))
 
-    dice = torch.Generator().manual_seed(0)
-    learn()  # fresh biases are all zero, and left out of the graph
-    monkeypatch.setattr(graph, "_exported", count)
-    graph._last.clear()
-    first = built()
-    learn()
-    second = built()
-    assert times[0] == (1 if reused else 2)
-    graph._last.clear()
-    assert built() == second != first
+@pytest.mark.parametrize("kind", ["cut off", "changed", "no graph", "of another network"])
+def test_a_graph_that_is_not_as_it_was_is_exported_anew(
+    kind: str, make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    exports = Exports(make_case(), monkeypatch)
+    first = exports.built()
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    damaged = {
+        "cut off": content[:-10],
+        "changed": content[:-10] + b"0123456789",
+        "no graph": b"nonsense",
+        "of another network": content,
+    }
+    if kind == "of another network":
+        empty = module._read(file.stem)
+        assert empty is not None
+        next(node for node in empty.graph.node if node.op_type == "Relu").op_type = "Neg"
+        module._write(file.stem, empty)
+        damaged[kind] = file.read_bytes()
+    file.write_bytes(damaged[kind])
+    module._kept.clear()
+    assert exports.built() == first
+    assert exports.times == 2
+    assert file.read_bytes() == content
+
+
+def test_old_graphs_make_room_and_no_cache_is_no_error(
+    make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(module, "_MOST", 1)
+    exports = Exports(make_case(), monkeypatch)
+    exports.built()
+    (old,) = cache.iterdir()
+    os.utime(old, (1, 1))
+    exports.built(mean=(0.1, 0.2, 0.3))
+    (new,) = cache.iterdir()
+    assert new != old
+    monkeypatch.setenv("CVTUNE_CACHE", str(new))  # a file where a folder should be
+    module._kept.clear()
+    exports.built()
+    assert exports.times == 3
 
 
 def torch_path(case: Any, frames: Frames, pre: Preprocessing | None = None) -> list[NDArray[np.float32]]:

@@ -1,0 +1,170 @@
+"""The network's part of the graph. torch's exporter takes seconds, and most models differ in nothing but weights.
+
+The graph without its weights is kept: in memory for the stages of a fit, in the user's cache for the fits to come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from cvtune_edge.session import SESSION_ERRORS, open_session
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from torch import nn
+
+from cvtune.data.preprocess import IR_VERSION, OPSET
+from cvtune.data.userdirs import cache_dir
+from cvtune.models.engine import quiet_export
+from cvtune.models.folding import alike
+from cvtune.rundir import write_bytes
+
+Weights = Mapping[str, NDArray[Any]]
+
+_MOST: Final = 16  # graphs in the cache, a few hundred kB each
+_PACKAGES: Final = ("torch", "onnx", "onnxscript", "timm")
+
+_kept: dict[str, onnx.ModelProto] = {}  # the last one, by its key
+
+
+def network_graph(network: nn.Module, size: int, *, deep: bool = False) -> onnx.ModelProto:
+    """`pixels` [N, 3, S, S] -> `probabilities` [N, K], `embedding` [N, D].
+
+    Args:
+        network: gives both, in eval mode.
+        size: S.
+        deep: pixels are float32, else uint8.
+    """
+    weights = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    key = _key(network, weights, size, deep)
+    if key in _kept:
+        return _filled(_kept[key], weights)
+    empty = _read(key)
+    if empty is not None and _answers(_filled(empty, weights), network, size, deep):
+        return _filled(_remembered(key, empty), weights)
+    model = _exported(network, size, deep=deep)
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    if not all(name in held and np.array_equal(held[name], value) for name, value in weights.items()):
+        return model  # some are folded into others: this graph is of these weights alone
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("raw_data")
+    _write(key, model)
+    return _filled(_remembered(key, model), weights)
+
+
+def _remembered(key: str, empty: onnx.ModelProto) -> onnx.ModelProto:
+    _kept.clear()
+    return _kept.setdefault(key, empty)
+
+
+def _filled(empty: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    model.CopyFrom(empty)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    return model
+
+
+def _key(network: nn.Module, weights: Weights, size: int, deep: bool) -> str:
+    """Of everything but the weights that decides the graph."""
+    constants = {name: value for name, value in network.named_buffers() if name not in weights}
+    facts = {
+        "network": [str(network), size, deep],
+        "plain": {name: sorted(_plain(module).items()) for name, module in network.named_modules()},
+        "weights": [(name, value.shape, str(value.dtype)) for name, value in weights.items()],
+        "constants": {name: value.tolist() for name, value in constants.items()},
+        "versions": [*map(metadata.version, _PACKAGES), OPSET, IR_VERSION, _CODE],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Settings that `str` of a module may leave out."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+
+
+def _code_sum() -> str:
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError):  # no sources, as in a frozen program
+        for package, names in (("cvtune.bundle", ("network.py", "graph.py")), ("cvtune.models", ("folding.py",))):
+            for name in names:
+                digest.update((resources.files(package) / name).read_bytes())
+    return digest.hexdigest()
+
+
+_CODE: Final = _code_sum()
+
+
+def _file(key: str) -> Path:
+    return cache_dir() / "graphs" / f"{key}.onnx"
+
+
+def _read(key: str) -> onnx.ModelProto | None:
+    """What the cache has, unless it is damaged."""
+    try:
+        digest, _, content = _file(key).read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            return None
+        model = onnx.ModelProto.FromString(content)
+    except (OSError, DecodeError):
+        return None
+    outside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    return None if outside else model
+
+
+def _write(key: str, empty: onnx.ModelProto) -> None:
+    """Into the cache, where there is one; the oldest graphs make room."""
+    content = empty.SerializeToString(deterministic=True)
+    with contextlib.suppress(OSError):
+        file = _file(key)
+        write_bytes(file, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        others = sorted(file.parent.glob("*.onnx"), key=lambda other: other.stat().st_mtime, reverse=True)
+        for old in others[_MOST:]:
+            old.unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def _answers(model: onnx.ModelProto, network: nn.Module, size: int, deep: bool) -> bool:
+    """Whether a graph from the cache answers as the network does; the parity gate asks about real images later."""
+    ramp = torch.linspace(0, 255, 2 * 3 * size * size).reshape(2, 3, size, size)
+    pixels = ramp if deep else ramp.to(torch.uint8)
+    try:
+        session = open_session(model.SerializeToString(), threads=torch.get_num_threads())
+        found = session.run(["probabilities", "embedding"], {"pixels": pixels.numpy()})
+    except SESSION_ERRORS:
+        return False
+    return all(alike(torch.from_numpy(one), other) for one, other in zip(found, network(pixels), strict=True))
+
+
+def _exported(network: nn.Module, size: int, *, deep: bool) -> onnx.ModelProto:
+    example = (torch.zeros(2, 3, size, size, dtype=torch.float32 if deep else torch.uint8),)
+    with quiet_export():
+        program = torch.onnx.export(
+            network,
+            example,
+            dynamo=True,
+            input_names=["pixels"],
+            output_names=["probabilities", "embedding"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # the exporter's stack traces: paths of the training PC, of no use on the line
+        node.doc_string = ""
+    return model
