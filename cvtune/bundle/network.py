@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 from cvtune_edge.session import SESSION_ERRORS, open_session
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import nn
 

@@ -56,7 +56,7 @@ _VIEWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _USUAL_VIEWS: Final = 4
 _MOST_PASSES: Final = 6000  # images through the prefix that small folders may always have: tens of seconds
 
-_LOOKS_AFTER: Final = 10  # at the validation side: after the short runs, and at the weights that may be kept
+LOOKS_AFTER: Final = 10  # at the validation side: after the short runs, and at the weights that may be kept
 
 _RUNS: Final = 3  # the first pays for memory and kernels
 _AUGMENTED: Final = 16  # images
@@ -340,7 +340,7 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
     a_step = min(limits.batch_size, limits.images) * an_image + sum(one.update for one in learning)
     # Images are augmented in a thread beside the network: the cores do both, and one of them augments at a time.
     fill = viewed * views * max(prefix + costs.augment / costs.cores, costs.augment) + plain * prefix
-    looks = (epochs + _LOOKS_AFTER) * limits.val_images * an_image / 3  # a forward pass, about a third of a step
+    looks = (epochs + LOOKS_AFTER) * limits.val_images * an_image / 3  # a forward pass, about a third of a step
     return Cut(
         group=group,
         name=costs.groups[group].name,

@@ -27,7 +27,7 @@ from cvtune.training.trials import validation_loss
 from cvtune.training.views import Side
 
 FINAL: Final = "final"  # names of the final fit's units in the ledger begin with it; each is exported by itself
-_LOOKED_AT: Final = 1000  # images of the validation side at a look inside a stage; the verdict is on all of them
+LOOKED_AT: Final = 1000  # images of the validation side at a look inside a stage; the verdict is on all of them
 
 
 def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> StageResult:
@@ -124,7 +124,7 @@ def new_tuner(session: Session, candidate: Classifier, stage: StageConfig, plan:
 def stage_data(session: Session, plan: Plan) -> StageData:
     """The loaders of a stage: activations from the cache, or images augmented as they are asked for."""
     material, config, labels = session.material, session.config, session.material.labels
-    looked, seed = material.val[:: max(1, len(material.val) // _LOOKED_AT)], config.seed
+    looked, seed = material.val[:: max(1, len(material.val) // LOOKED_AT)], config.seed
     rows, epoch = material.train, max(1, len(material.train) // plan.batch_size)
     how: dict[str, Any] = {
         "batch_size": plan.batch_size,

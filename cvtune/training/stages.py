@@ -20,12 +20,12 @@ from cvtune.models.features import embed
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import to_tensor
 from cvtune.training.activations import room
-from cvtune.training.cuts import Cut, CutPlan, Limits, measure_groups, plan_cuts
+from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, measure_groups, plan_cuts
 from cvtune.training.hardware import device_of, has_fast_bfloat16
 from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe
 from cvtune.training.session import Choices, Floats, Ints, Plan, Session, StageResult
-from cvtune.training.stage import new_candidate, new_tuner, run_stage, stage_data, superseded
+from cvtune.training.stage import LOOKED_AT, new_candidate, new_tuner, run_stage, stage_data, superseded
 from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates, sprint, step_cost
 from cvtune.training.views import Interrupted, storage_of
 
@@ -235,13 +235,14 @@ def _all_plan(session: Session, name: str, an_image: float, share: float) -> Pla
     nominal = Plan(0, steps, train.batch_size, share * train.all.learning_rate)
 
     def measure() -> Choices:
-        if _HOPELESS * images * an_image > session.seconds:
+        looks = LOOKS_AFTER * min(LOOKED_AT, len(session.material.val)) * an_image / 3  # a forward pass is a third
+        if _HOPELESS * images * an_image > session.seconds - looks:
             return asdict(replace(nominal, steps=0))
         plan = _fitting(session, train.all, nominal)
         cost, full = _cost(session, name, train.all, plan), session.classifier.backbone.size
         small = _small(session.classifier.backbone) if share == 1 else 0
         seconds = cost.seconds * (mean_area(plan.steps, small=small, full=full) if small else 1)
-        affordable = plan.steps if session.deadline == math.inf else int(_SHARE * session.seconds / seconds)
+        affordable = plan.steps if session.deadline == math.inf else int(_SHARE * (session.seconds - looks) / seconds)
         least = min(plan.steps, images // plan.batch_size)
         steps = min(plan.steps, affordable) if affordable >= least else 0
         return asdict(replace(plan, steps=steps, half=cost.half, small=small))
