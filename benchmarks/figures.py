@@ -87,7 +87,9 @@ def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
             "seconds_to_first_model": round(first, 1),
             "stages": json.loads((out / "stages.json").read_text(encoding="utf-8")),
             "parity": json.loads((out / "bundle" / "manifest.json").read_text(encoding="utf-8"))["parity"],
-            "val": metrics["val"],
+            "model": metrics["model"],
+            "val": metrics.get("val"),  # a final fit has none
+            "folds": metrics.get("folds"),
             "test": metrics["test"],
             "test_without_leaks": metrics.get("test_without_leaks"),
         }

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import torch
 from cvtune_edge.session import SESSION_ERRORS, open_session
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import nn
 
@@ -116,7 +115,7 @@ def _read(key: str) -> onnx.ModelProto | None:
         if hashlib.sha256(content).hexdigest().encode() != digest:
             return None
         model = onnx.ModelProto.FromString(content)
-    except (OSError, DecodeError):
+    except OSError:
         return None
     outside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     return None if outside else model

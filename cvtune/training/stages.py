@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Final
@@ -24,7 +24,7 @@ from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, measure_grou
 from cvtune.training.hardware import device_of, has_fast_bfloat16
 from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe
-from cvtune.training.session import Choices, Floats, Ints, Plan, Session, StageResult
+from cvtune.training.session import Choices, Floats, Ints, Plan, Recipe, Session, StageResult
 from cvtune.training.stage import LOOKED_AT, new_candidate, new_tuner, run_stage, stage_data, superseded
 from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates, sprint, step_cost
 from cvtune.training.views import Interrupted, storage_of
@@ -37,6 +37,7 @@ _PASSES: Final = 25  # or so many passes of the network over them
 _LARGE_FOLDER: Final = 20_000  # images on the training side; from there on more of them get more steps
 _FIRST_SIDE: Final = 0.7  # of the side, in the first steps of live training: half the pixels
 _LARGE: Final = 128  # pixels, from which on that is worth it
+_ENOUGH: Final = 300  # images that are all right, after which less than 1 % is left to gain (rule of three)
 _HOPELESS: Final = 0.5  # of a pass over the images, by estimate: with less time left a step is not even timed
 _SHARE: Final = 0.85  # of the time that is left is planned with; the rest is for what was not foreseen
 
@@ -52,7 +53,7 @@ def stages(session: Session) -> Iterator[StageResult]:
     yield from _shown(session, probe)
     gained: list[bool] = []
     try:
-        for name, stage, plan in _plans(session):
+        for name, stage, plan in _plans(session) if session.recipe is None else _repeated(session, session.recipe):
             if session.stop:
                 return
             if reason := _why_not(session, name, stage, gained):
@@ -80,15 +81,26 @@ def _shown(session: Session, result: StageResult) -> Iterator[StageResult]:
     session.reserve = time.monotonic() - started
 
 
-def _plans(session: Session) -> Iterator[tuple[str, StageConfig, Callable[[], Plan]]]:
-    """The stages that may follow the probe: their names, settings, and how what they need is chosen."""
+_Next = tuple[str, StageConfig, Callable[[], Plan]]  # a stage's name, its settings, and how what it needs is chosen
+
+
+def _repeated(session: Session, recipe: Mapping[str, Recipe]) -> Iterator[_Next]:
+    """The stages of a recipe."""
+    train = session.config.train
+    for name, known in recipe.items():
+        stage = train.all if known.plan.first_group == 0 else train.tail
+        yield name, stage, partial(_planned, session, name, known.plan)
+    for name in sorted({"tail", "all"} - {name.partition("-")[0] for name in recipe}, reverse=True):
+        session.left_out(name, "not worth it in the folds")
+
+
+def _plans(session: Session) -> Iterator[_Next]:
+    """The stages that may follow the probe."""
     train, groups = session.config.train, len(session.classifier.backbone.groups)
-    if session.recipe is not None:
-        for name, known in session.recipe.items():
-            stage = train.all if known.plan.first_group == 0 else train.tail
-            yield name, stage, partial(_planned, session, name, known.plan)
-        for name in sorted({"tail", "all"} - {name.partition("-")[0] for name in session.recipe}, reverse=True):
-            session.left_out(name, "not worth it in the folds")
+    asked = len(session.material.val)
+    if session.deadline == math.inf and session.score >= 1 and asked >= _ENOUGH:
+        for name in ("tail", "all"):
+            session.left_out(name, f"the probe is right on all {asked} images: no gain could be seen")
         return
     an_image = 0.0
     if groups > 1 and train.tail.steps:
@@ -115,6 +127,8 @@ def _why_not(session: Session, name: str, stage: StageConfig, gained: Sequence[b
     # A deeper cut may gain what a shallow one does not; where no cut gained anything, live training will not either.
     if name == "all" and gained and not any(gained):
         return "the tail gained nothing"
+    if name == "all" and any(gained) and session.keep_views and session.config.train.final_fit == "auto":
+        return "its time is for the final fit, on more images"
     return "the budget is used up" if session.seconds <= 0 else ""
 
 

@@ -194,7 +194,8 @@ def test_folds_that_are_worse_on_val_leave_it_out(parts: Path, tmp_path: Path, m
 
 
 def test_every_layer_is_not_trained_in_folds_unasked(parts: Path, tmp_path: Path) -> None:
-    run = library.fit(parts, out=tmp_path / "run", **{**FLAGS, "train.all.steps": 2, "train.all.rounds": 1})
+    more = {"train.tail.steps": 0, "train.all.steps": 2, "train.all.rounds": 1}
+    run = library.fit(parts, out=tmp_path / "run", **{**FLAGS, **more})
     assert run.metrics["model"] == "all"
     assert "--final-fit all does it" in (run.path / "summary.txt").read_text(encoding="utf-8")
 
