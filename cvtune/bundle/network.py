@@ -79,7 +79,7 @@ def _key(network: nn.Module, weights: Weights, size: int, deep: bool) -> str:
     constants = {name: value for name, value in network.named_buffers() if name not in weights}
     facts = {
         "network": [str(network), size, deep],
-        "plain": {name: sorted(_plain(module).items()) for name, module in network.named_modules()},
+        "settings": {name: _settings(module) for name, module in network.named_modules()},
         "weights": [(name, value.shape, str(value.dtype)) for name, value in weights.items()],
         "constants": {name: value.tolist() for name, value in constants.items()},
         "versions": [*map(metadata.version, _PACKAGES), OPSET, IR_VERSION, _CODE],
@@ -87,9 +87,12 @@ def _key(network: nn.Module, weights: Weights, size: int, deep: bool) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(module: nn.Module) -> dict[str, Any]:
-    """Settings that `str` of a module may leave out."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+def _settings(module: nn.Module) -> dict[str, str]:
+    """What `str` of a module may leave out, such as the taps of a backbone."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {
+        name: repr(value) for name, value in own.items() if isinstance(value, bool | int | float | str | tuple | dict)
+    }
 
 
 def _code_sum() -> str:

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,29 @@ def test_the_next_fit_takes_the_graph_from_the_cache(
     exports.built(mean=(0.1, 0.2, 0.3))  # another normalisation is another graph
     assert exports.times == 2
     assert len(list(cache.iterdir())) == 2
+
+
+def test_other_taps_of_the_same_width_are_another_graph(
+    make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """Within a program a graph is taken by its key alone."""
+    case = make_case()
+    exports, backbone = Exports(case, monkeypatch), case.classifier.backbone
+    widths = {tap: backbone.tap_widths[tap] for tap in _each_tap(backbone)}
+    first, second = next(
+        (one, other) for one in widths for other in widths if one < other and widths[one] == widths[other]
+    )
+    case.classifier.head = torch.nn.Linear(backbone.net_width + widths[first], 4)
+    for tap in (first, second):
+        backbone.set_taps([tap])
+        exports.built()
+    assert exports.times == 2
+
+
+def _each_tap(backbone: Any) -> Iterator[int]:
+    for tap in range(len(backbone.groups) - 1):
+        backbone.set_taps([tap])
+        yield tap
 
 
 @pytest.mark.parametrize("kind", ["cut off", "changed", "no graph", "of another network"])
