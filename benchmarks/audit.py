@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -28,7 +27,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import RESULTS, ROOT, machine
+from benchmarks.figures import RESULTS, ROOT, machine, own_homes, recipe
 
 SIZE = (640, 480)
 WORK = ROOT / "runs" / "benchmark-audit"
@@ -96,7 +95,7 @@ def missed(result: dict[str, Any]) -> list[str]:
 
 def draw(images: int, work: Path) -> Path:
     """A folder of that many parts; one of an earlier time is used again."""
-    synthetic = _synthetic()
+    synthetic = recipe("synthetic")
     per_class = images // len(synthetic.ALL_CLASSES)
     parts, mark = work / f"parts-{images}", work / f"parts-{images}.json"
     wanted = {"size": list(SIZE), "per_class": per_class, "classes": list(synthetic.ALL_CLASSES)}
@@ -109,24 +108,13 @@ def draw(images: int, work: Path) -> Path:
     return parts
 
 
-def _synthetic() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmarks_synthetic", ROOT / "datasets" / "synthetic.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def audited(parts: Path, images: int, work: Path) -> dict[str, Any]:
     """Audit some of the parts in a process of its own, with an empty cache, and watch its memory."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=work) as scratch:
         table = write_table(parts, images)
         out = Path(scratch) / "result.json"
-        homes = {"CVTUNE_CACHE": str(Path(scratch) / "cache"), "CVTUNE_DATA": str(Path(scratch) / "data")}
         command = [sys.executable, "-m", "benchmarks.audit", "--child", str(table), "--out", str(out)]
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | homes)
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own_homes(Path(scratch)))
         peak = watch(process)
         if process.wait() != 0:
             raise SystemExit(f"{images} images: exit code {process.returncode}")
@@ -148,15 +136,20 @@ def write_table(parts: Path, images: int) -> Path:
 
 def watch(process: subprocess.Popen[bytes]) -> float | None:
     """The most MB that a process holds besides mapped files, until it ends; None where there is no /proc."""
-    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    peak = 0
     while process.poll() is None:
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-            peak = max(peak, int(fields["RssAnon"].split()[0]))
-        except (OSError, KeyError):
-            pass
+        peak = max(peak, unmapped(process.pid))
         time.sleep(0.05)
     return round(peak / 1024, 1) or None
+
+
+def unmapped(pid: int) -> int:
+    """A process's memory besides mapped files in kB; 0 where the system does not tell, or the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        return int(dict(line.split(":", 1) for line in lines)["RssAnon"].split()[0])
+    except (OSError, KeyError):
+        return 0
 
 
 def child(table: Path) -> dict[str, Any]:

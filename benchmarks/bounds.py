@@ -14,7 +14,6 @@ Nothing else may run meanwhile. Each result is kept as benchmarks/results/bounds
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -30,7 +29,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
-from benchmarks.figures import RESULTS, ROOT, machine
+from benchmarks.audit import unmapped
+from benchmarks.figures import RESULTS, ROOT, machine, own_homes, recipe
 
 SPLIT_SEEDS: Final = range(5)
 DRAWS: Final = range(10)
@@ -63,6 +63,11 @@ class Fitted:
         test = self.read("metrics.json")["test"]
         return {key: test[key] for key in ("right", "n", "accuracy", "accuracy_interval")}
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The same with the time it took and the stage that the model is of."""
+        return {"seconds": round(self.seconds, 1), **self.test, "model": self.read("metrics.json")["model"]}
+
 
 def fit(folder: Path, scratch: Path, *flags: str, settings: str = "") -> Fitted:
     """Run `cvtune fit` in a process of its own, with the caches of `scratch`."""
@@ -70,25 +75,15 @@ def fit(folder: Path, scratch: Path, *flags: str, settings: str = "") -> Fitted:
     config.write_text(settings, encoding="utf-8")
     command = [sys.executable, "-m", "cvtune", "fit", str(folder), "--out", str(root / "run"), "--quiet", *flags]
     command += ["--config", str(config)] if settings else []
-    homes = {"CVTUNE_DATA": str(scratch / "data"), "CVTUNE_CACHE": str(scratch / "cache")}
     started, memory = time.monotonic(), list[tuple[float, int]]()
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **homes})
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own_homes(scratch))
     while process.poll() is None:
         time.sleep(0.1)
-        if kilobytes := _anonymous(process.pid):
+        if kilobytes := unmapped(process.pid):
             memory.append((round(time.monotonic() - started, 1), kilobytes))
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     return Fitted(time.monotonic() - started, root / "run", memory)
-
-
-def _anonymous(pid: int) -> int:
-    """Memory besides mapped files in kB; 0 where the system does not tell."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-        return int(dict(line.split(":", 1) for line in lines)["RssAnon"].split()[0])
-    except (OSError, KeyError):
-        return 0
 
 
 def model0(data: Path, scratch: Path) -> dict[str, Any]:
@@ -105,14 +100,7 @@ def elpv(data: Path, scratch: Path) -> dict[str, Any]:
     for seed in SPLIT_SEEDS:
         with tempfile.TemporaryDirectory(dir=scratch) as own:
             run = fit(_elpv(scratch, seed), Path(own), "--preset", "defects", "--budget", "5m")
-            rows.append(
-                {
-                    "split_seed": seed,
-                    "seconds": round(run.seconds, 1),
-                    **run.test,
-                    "model": run.read("metrics.json")["model"],
-                }
-            )
+            rows.append({"split_seed": seed, **run.row})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"runs": rows, "mean_accuracy": round(mean(row["accuracy"] for row in rows), 4)}
 
@@ -123,9 +111,7 @@ def few(data: Path, scratch: Path) -> dict[str, Any]:
     for draw in DRAWS:
         with tempfile.TemporaryDirectory(dir=scratch) as own:
             run = fit(_drawn(data / "neu_steel", Path(own) / "steel", draw), Path(own), "--preset", "defects")
-            rows.append(
-                {"draw": draw, "seconds": round(run.seconds, 1), **run.test, "model": run.read("metrics.json")["model"]}
-            )
+            rows.append({"draw": draw, **run.row})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"runs": rows, "mean_accuracy": round(mean(row["accuracy"] for row in rows), 4)}
 
@@ -150,7 +136,7 @@ def backbones(data: Path, scratch: Path) -> dict[str, Any]:
 
 def memory(data: Path, scratch: Path) -> dict[str, Any]:
     """Peak, and the largest figures of the first and of the last third of the time that training took."""
-    synthetic, parts = _module("synthetic"), scratch / "parts"
+    synthetic, parts = recipe("synthetic"), scratch / "parts"
     count = MANY // len(synthetic.ALL_CLASSES)
     synthetic.generate(
         parts, per_class=count, size=(128, 96), classes=synthetic.ALL_CLASSES, workers=os.cpu_count() or 1
@@ -202,17 +188,6 @@ def _copy(files: Iterable[tuple[Path, str]], out: Path) -> None:
     for file, label in files:
         (out / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, out / label / file.name)
-
-
-def _module(name: str) -> Any:
-    """A recipe of datasets/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "datasets" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def missed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

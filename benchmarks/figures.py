@@ -9,6 +9,7 @@ date and machine; --readme rewrites the table between the two markers from whate
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -69,10 +70,8 @@ def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / case.name
         command = [sys.executable, "-m", "cvtune", "fit", str(case.folder(data)), *case.flags, *more, "--out", str(out)]
-        # neither the sides nor the decoded images of earlier runs: the figures are those of a first run
-        own = {"CVTUNE_DATA": f"{scratch}/data", "CVTUNE_CACHE": f"{scratch}/cache"}
         started = time.monotonic()
-        process = subprocess.Popen(command, env={**os.environ, **own})
+        process = subprocess.Popen(command, env=os.environ | own_homes(Path(scratch)))
         first = _wait_for_model(process, out / "metrics.json", started)
         if process.wait() != 0:
             raise SystemExit(f"{case.name}: exit code {process.returncode}")
@@ -93,6 +92,22 @@ def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
             "test": metrics["test"],
             "test_without_leaks": metrics.get("test_without_leaks"),
         }
+
+
+def own_homes(scratch: Path) -> dict[str, str]:
+    """Variables for a process that is to find neither sides nor caches of earlier runs."""
+    return {"CVTUNE_DATA": str(scratch / "data"), "CVTUNE_CACHE": str(scratch / "cache")}
+
+
+def recipe(name: str) -> Any:
+    """A module of datasets/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "datasets" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def machine() -> dict[str, Any]:

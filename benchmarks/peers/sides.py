@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import CASES, ROOT
+from benchmarks.figures import CASES, ROOT, own_homes
 from cvtune.data.index import read_rows, write_rows
 from cvtune.errors import ConfigError, DataError
 from cvtune.rundir import read_json, write_json
@@ -228,8 +228,8 @@ def link(file: Path, place: Path) -> None:
 def _run(command: Iterable[str], source: Source) -> None:
     """Run a step in a process of its own, with empty caches."""
     with tempfile.TemporaryDirectory(prefix="compare-") as scratch:
-        homes = {"CVTUNE_CACHE": f"{scratch}/cache", "CVTUNE_DATA": f"{scratch}/data"}
-        done = subprocess.run([*command], cwd=ROOT, env=os.environ | homes, capture_output=True, text=True, check=False)
+        env = os.environ | own_homes(Path(scratch))
+        done = subprocess.run([*command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         text = done.stderr.strip().removeprefix("error: ") or f"exit code {done.returncode}"
         raise DataError(f"{source.name}: it could not be prepared: {text}")

@@ -20,6 +20,7 @@ from cvtune_edge.session import SESSION_ERRORS, open_session
 from numpy.typing import NDArray
 from torch import nn
 
+from cvtune.data.key import code_sum
 from cvtune.data.preprocess import IR_VERSION, OPSET
 from cvtune.data.userdirs import cache_dir
 from cvtune.models.engine import quiet_export
@@ -44,25 +45,20 @@ def network_graph(network: nn.Module, size: int, *, deep: bool = False) -> onnx.
     """
     weights = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
     key = _key(network, weights, size, deep)
-    if key in _kept:
-        return _filled(_kept[key], weights)
-    empty = _read(key)
-    if empty is not None and _answers(_filled(empty, weights), network, size, deep):
-        return _filled(_remembered(key, empty), weights)
-    model = _exported(network, size, deep=deep)
-    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    if not all(name in held and np.array_equal(held[name], value) for name, value in weights.items()):
-        return model  # some are folded into others: this graph is of these weights alone
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.ClearField("raw_data")
-    _write(key, model)
-    return _filled(_remembered(key, model), weights)
-
-
-def _remembered(key: str, empty: onnx.ModelProto) -> onnx.ModelProto:
-    _kept.clear()
-    return _kept.setdefault(key, empty)
+    if key not in _kept:
+        empty = _read(key)
+        if empty is None or not _answers(_filled(empty, weights), network, size, deep):
+            empty = _exported(network, size, deep=deep)
+            held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in empty.graph.initializer}
+            if not all(name in held and np.array_equal(held[name], value) for name, value in weights.items()):
+                return empty  # some are folded into others: this graph is of these weights alone
+            for tensor in empty.graph.initializer:
+                if tensor.name in weights:
+                    tensor.ClearField("raw_data")
+            _write(key, empty)
+        _kept.clear()
+        _kept[key] = empty
+    return _filled(_kept[key], weights)
 
 
 def _filled(empty: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
@@ -95,16 +91,8 @@ def _settings(module: nn.Module) -> dict[str, str]:
     }
 
 
-def _code_sum() -> str:
-    digest = hashlib.sha256()
-    with contextlib.suppress(OSError):  # no sources, as in a frozen program
-        for package, names in (("cvtune.bundle", ("network.py", "graph.py")), ("cvtune.models", ("folding.py",))):
-            for name in names:
-                digest.update((resources.files(package) / name).read_bytes())
-    return digest.hexdigest()
-
-
-_CODE: Final = _code_sum()
+_SOURCES: Final = ("bundle/network.py", "bundle/graph.py", "models/folding.py")
+_CODE: Final = code_sum(resources.files("cvtune") / name for name in _SOURCES)
 
 
 def _file(key: str) -> Path:

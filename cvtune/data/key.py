@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
+from itertools import chain
 from typing import Final
 
 import cv2
@@ -32,11 +33,14 @@ def store_key(pre: Preprocessing) -> str:
     return digest.hexdigest()[:32]  # enough, and Windows' paths end at 260 characters
 
 
-def _code_sum() -> str:
-    """sha256 of the decoder's lines and the facts', which change without a version while they are worked on."""
+def code_sum(sources: Iterable[Traversable]) -> str:
+    """sha256 of the lines that make what a cache holds, which change without a version while they are worked on.
+
+    To be taken at import: that is what runs, whatever is written into the files later.
+    """
     digest = hashlib.sha256()
     with contextlib.suppress(OSError):  # no sources, as in a frozen program: the versions speak for them
-        for source in (*_sources(resources.files("cvtune_edge")), resources.files("cvtune.data") / "facts.py"):
+        for source in sources:
             digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -49,7 +53,7 @@ def _sources(folder: Traversable) -> Iterator[Traversable]:
             yield entry
 
 
-_CODE: Final = _code_sum()  # now, because this is what runs, whatever is written into the files later
+_CODE: Final = code_sum(chain(_sources(resources.files("cvtune_edge")), [resources.files("cvtune.data") / "facts.py"]))
 
 
 def _version(name: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cvtune.data.key import code_sum
 from cvtune.data.pixels import PixelCache
 from cvtune.data.segments import FORMAT, Maps, RowLayout
 from cvtune.data.store import Store
@@ -126,16 +127,7 @@ def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
-def _code_sum() -> str:
-    """sha256 of the lines that make embeddings, which change without a version while they are worked on."""
-    digest = hashlib.sha256()
-    with contextlib.suppress(OSError):  # no sources, as in a frozen program
-        for name in _SOURCES:
-            digest.update((resources.files("cvtune.models") / name).read_bytes())
-    return digest.hexdigest()
-
-
-_CODE: Final = _code_sum()  # now, because this is what runs, whatever is written into the files later
+_CODE: Final = code_sum(resources.files("cvtune.models") / name for name in _SOURCES)
 
 
 class _Kept:

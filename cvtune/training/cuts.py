@@ -340,7 +340,7 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
     a_step = min(limits.batch_size, limits.images) * an_image + sum(one.update for one in learning)
     # Images are augmented in a thread beside the network: the cores do both, and one of them augments at a time.
     fill = viewed * views * max(prefix + costs.augment / costs.cores, costs.augment) + plain * prefix
-    looks = (epochs + LOOKS_AFTER) * limits.val_images * an_image / 3  # a forward pass, about a third of a step
+    looks = look_seconds(epochs + LOOKS_AFTER, limits.val_images, an_image)
     return Cut(
         group=group,
         name=costs.groups[group].name,
@@ -352,6 +352,17 @@ def _cut(costs: CostTable, limits: Limits, group: int, *, slots: int, rounds: in
         seconds=fill + (steps + min(limits.trial_steps, limits.trial_share * steps)) * a_step + looks,
         bytes=_image_bytes(costs.groups[group], limits.storage) * (viewed * slots + plain),
     )
+
+
+def look_seconds(looks: int, images: int, an_image: float) -> float:
+    """What so many looks at a side take: a forward pass is about a third of a step.
+
+    Args:
+        looks: at all images.
+        images: of the side.
+        an_image: seconds of a step, for each of its images.
+    """
+    return looks * images * an_image / 3
 
 
 def _worth(cut: Cut, groups: int, limits: Limits) -> float:

@@ -143,7 +143,7 @@ class _DepthwiseInFloat32(TorchFunctionMode):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             x, *rest = args
-            if weight.requires_grad and len(rest) == 6 and rest[4] in (1, (1, 1)) and is_large(rest[0], groups):
+            if weight.requires_grad and len(rest) == 6 and rest[4] in (1, (1, 1)) and is_large(weight, groups):
                 return depthwise(x.float(), *rest[:4])
             return function(x.float(), *rest, **kwargs)
 

@@ -52,7 +52,7 @@ class Material:
         groups: [N] names of parts, patients or tracks.
         train: rows of the training side.
         val: rows of the validation side, ascending.
-        held: rows of val, calib and test, ascending: those whose answers the parity gate compares.
+        held: rows of val, calib and test, all of them, ascending: those whose answers the parity gate compares.
         classes: K.
         window: raw values that are black and white, for deep images.
         table: float32 [N, D], embeddings of the pretrained backbone with its taps, where they are known already.
@@ -175,7 +175,7 @@ class Session:
         told: called with a stage and a sentence about what it chose.
         recipe: the stages to repeat and how; nothing is judged then, since no image is held back.
         probe: the head that won, and is fitted again where a recipe is followed.
-        keep_views: whether activations are left for other sessions.
+        keep_views: a final fit follows; activations are left for its sessions.
         results: what `stages` has yielded.
         deadline: `time.monotonic()` at which training ends.
         reserve: seconds that exporting a model takes, kept free before the deadline.

@@ -160,10 +160,10 @@ def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floa
 
 def _held(session: Session, classifier: Classifier, val: Floats) -> Floats:
     """Answers for the images that are held back; those of the validation side are known."""
-    held, known = session.material.held, session.material.val
+    held = session.material.held
+    known = np.isin(held, session.material.val)
     logits = np.empty((len(held), session.material.classes), np.float32)
-    logits[~np.isin(held, known)] = predict_logits(session, classifier, np.setdiff1d(held, known))
-    logits[np.isin(held, known)] = val[np.isin(known, held)]
+    logits[known], logits[~known] = val, predict_logits(session, classifier, held[~known])
     return logits
 
 

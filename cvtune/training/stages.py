@@ -20,7 +20,7 @@ from cvtune.models.features import embed
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import to_tensor
 from cvtune.training.activations import room
-from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, measure_groups, plan_cuts
+from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, look_seconds, measure_groups, plan_cuts
 from cvtune.training.hardware import device_of, has_fast_bfloat16
 from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe
@@ -249,7 +249,7 @@ def _all_plan(session: Session, name: str, an_image: float, share: float) -> Pla
     nominal = Plan(0, steps, train.batch_size, share * train.all.learning_rate)
 
     def measure() -> Choices:
-        looks = LOOKS_AFTER * min(LOOKED_AT, len(session.material.val)) * an_image / 3  # a forward pass is a third
+        looks = look_seconds(LOOKS_AFTER, min(LOOKED_AT, len(session.material.val)), an_image)
         if _HOPELESS * images * an_image > session.seconds - looks:
             return asdict(replace(nominal, steps=0))
         plan = _fitting(session, train.all, nominal)

@@ -66,10 +66,11 @@ class Exports:
         self.times += 1
         return self._exported(*args, **options)
 
-    def built(self, *, mean: tuple[float, float, float] | None = None, **changes: Any) -> bytes:
-        pre = replace(self.case.pre, **changes)
-        normalize = Normalize(mean or pre.mean, pre.std)
-        model = build_model(pre, normalize, self.case.classifier, temperature=1.5, metadata={})
+    def built(self, *, mean: tuple[float, float, float] | None = None) -> bytes:
+        pre = self.case.pre
+        model = build_model(
+            pre, Normalize(mean or pre.mean, pre.std), self.case.classifier, temperature=1.5, metadata={}
+        )
         return bytes(model.SerializeToString(deterministic=True))
 
     def learn(self) -> None:
