@@ -5,7 +5,8 @@
     python -m benchmarks compare --table README.md --svg compare.svg
 
 Each run is one row of benchmarks/results/compare.jsonl and is not done again: stop it when you like (Ctrl-C loses the
-run in progress) and go on later. All of it takes hours, on a machine that does nothing else.
+run in progress) and go on later. All of it takes hours, on a machine that does nothing else. While there is a file HOLD
+in the folder of work (runs/compare), a peer's run stands still, and its clock with it; cvtune's own runs do not.
 
 - Files: cvtune's splitter deals each folder out once; copies and groups stay on one side, a test side that the folder
   has is kept. Every tool gets the same train/, val/ and test/; no test image is used for choosing anything.
@@ -121,7 +122,7 @@ def measure(job: Job, setting: Setting, args: argparse.Namespace) -> Row:
     warm_up(job.tool, setting.python)
     warn_if_busy()
     meter = Meter()
-    measured = run_tool(job.tool, job.variant, job.seed, job.source, prepared, setting)
+    measured = run_tool(job.tool, job.variant, job.seed, job.source, prepared, setting, meter)
     load = meter.read()
     if load.busy:
         print(

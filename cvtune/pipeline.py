@@ -52,7 +52,7 @@ def fit(
         split = steps.divide(data, seen, config, folder, console)
         data = steps.window(data, split, config, console)
         found = steps.audited(data, seen, split)
-        ledger = steps.record(run, config, found, split, weights, folder, threads, resume=resume)
+        ledger = steps.record(run, config, found, split, weights, folder, threads, replay, resume=resume)
         lab = steps.Lab(run, config, data, seen, backbone, scratch, plugins, replay, ledger, stop, console, began)
         crossed = steps.cross_validate(lab)
         session = steps.prepare(lab, split, crossed=crossed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,18 @@ class Meter:
         self._start = average()
         self._began = time.monotonic()
         self._busy, self._own = busy_seconds(stat), own_seconds()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What other programs do inside does not count, nor does its time."""
+        began, busy = time.monotonic(), busy_seconds(self._stat)
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
+            now = busy_seconds(self._stat)
+            if self._busy is not None and busy is not None and now is not None:
+                self._busy += now - busy
 
     def read(self) -> Load:
         """The load until now."""

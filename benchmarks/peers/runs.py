@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import ROOT
+from benchmarks.peers.load import Meter
 from benchmarks.peers.rows import BUDGETS, END, Snapshot
 from benchmarks.peers.sides import Prepared, Source
 from cvtune.errors import RunError
-from cvtune.rundir import RunDir, read_json
+from cvtune.rundir import RunDir, read_json, write_text
 
 POLL = 0.05  # seconds between two looks at a run
+HOLD = "HOLD"  # a file in the folder of work; while it is there, peers stand still, and their clock with them
 EPOCHS: Mapping[tuple[str, str], int] = {
     ("fastai", "1+5"): 5,
     ("fastai", "1+20"): 20,
@@ -70,7 +72,7 @@ class Measured:
         snapshots: ascending in time.
         command: as one would type it.
         versions: of the packages that matter.
-        more: stages of cvtune.
+        more: stages of cvtune; how long a peer was held.
     """
 
     seconds: float
@@ -101,8 +103,19 @@ def warm_up(tool: str, python: Path | None) -> None:
     subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
 
 
-def run_tool(tool: str, variant: str, seed: int, source: Source, prepared: Prepared, setting: Setting) -> Measured:
+def run_tool(
+    tool: str, variant: str, seed: int, source: Source, prepared: Prepared, setting: Setting, meter: Meter
+) -> Measured:
     """Run one tool once.
+
+    Args:
+        tool: its name.
+        variant: one of its `VARIANTS`.
+        seed: of the tool.
+        source: the folder.
+        prepared: its files.
+        setting: what all runs share.
+        meter: of what other programs do, which does not count while a peer is held.
 
     Raises:
         RunError: it failed; the end of what it said is in the message.
@@ -112,7 +125,7 @@ def run_tool(tool: str, variant: str, seed: int, source: Source, prepared: Prepa
         scratch = Path(name)
         if tool == "cvtune":
             return run_cvtune(variant, seed, source, prepared, setting, scratch)
-        return run_peer(tool, variant, seed, prepared, setting, scratch)
+        return run_peer(tool, variant, seed, prepared, setting, scratch, meter)
 
 
 def run_cvtune(
@@ -139,22 +152,48 @@ def run_cvtune(
     )
 
 
-def run_peer(tool: str, variant: str, seed: int, prepared: Prepared, setting: Setting, scratch: Path) -> Measured:
+def run_peer(
+    tool: str, variant: str, seed: int, prepared: Prepared, setting: Setting, scratch: Path, meter: Meter
+) -> Measured:
     """One of the scripts beside this module, in the peers' environment."""
     assert setting.python is not None
-    out, log = scratch / "result.json", scratch / "log"
+    out, log, held = scratch / "result.json", scratch / "log", scratch / "held"
     epochs = setting.epochs or EPOCHS[tool, variant]
     flags = {"epochs": epochs, "seed": seed, "threads": setting.threads}
-    places = {"folder": prepared.images, "weights": setting.weights, "out": out, "scratch": scratch}
+    places = {"folder": prepared.images, "weights": setting.weights, "out": out, "scratch": scratch, "held": held}
     command = [str(setting.python), "-m", f"benchmarks.peers.run_{tool}"]
     command += [text for name, value in {**places, **flags}.items() for text in (f"--{name}", str(value))]
     with started([*command, "--began", repr(time.time())], environment(setting, scratch), log) as process:
-        process.wait()
+        attend(process, setting.work / HOLD, held, meter)
     _check_end(process, tool, log)
     result = read_json(out)
     told = " ".join(f"--{name} {value}" for name, value in flags.items())
     snapshots = tuple(Snapshot(**one) for one in result["snapshots"])
-    return Measured(result["seconds"], snapshots, f"run_{tool} {told}", result["versions"])
+    more = {"held_seconds": round(float(held.read_text(encoding="utf-8")))} if held.is_file() else {}
+    return Measured(result["seconds"], snapshots, f"run_{tool} {told}", result["versions"], more)
+
+
+def attend(process: subprocess.Popen[bytes], hold: Path, held: Path, meter: Meter) -> None:
+    """Wait until a peer ends; it takes hours, and stands still while somebody needs the machine.
+
+    Args:
+        process: the first of a group.
+        hold: the file that stops it, and lets it go on when it is gone.
+        held: gets the seconds that it has stood still so far, which its stopwatch takes off.
+        meter: stands still as well.
+    """
+    total = 0.0
+    while process.poll() is None:
+        if hold.exists():
+            began = time.time()  # the clock of the stopwatch
+            os.killpg(process.pid, signal.SIGSTOP)
+            with meter.held():
+                while hold.exists():
+                    time.sleep(POLL)
+            total += time.time() - began
+            write_text(held, repr(total))
+            os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(POLL)
 
 
 def watch(process: subprocess.Popen[bytes], metrics: Path, began: float) -> Iterator[Snapshot]:

@@ -21,29 +21,34 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 class Stopwatch:
-    """Seconds since the process was asked for, without those that went into scoring test images.
+    """Seconds since the process was asked for, without scoring test images and without standing still.
 
     Args:
         began: `time.time()` of the parent just before it started the process, so that imports count.
+        held: file in which the parent notes for how many seconds it has stopped this process so far; missing for none.
         clock: seconds since 1970; the one clock that two processes share on every system.
     """
 
-    def __init__(self, began: float, clock: Callable[[], float] = time.time) -> None:
-        self._began, self._clock = began, clock
+    def __init__(self, began: float, held: Path, clock: Callable[[], float] = time.time) -> None:
+        self._began, self._held, self._clock = began, held, clock
 
     @property
     def seconds(self) -> float:
         """What has counted so far."""
-        return self._clock() - self._began
+        return self._now() - self._began
+
+    def _now(self) -> float:
+        held = float(self._held.read_text(encoding="utf-8")) if self._held.is_file() else 0.0
+        return self._clock() - held
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """What happens inside does not count."""
-        at = self._clock()
+        at = self._now()
         try:
             yield
         finally:
-            self._began += self._clock() - at
+            self._began += self._now() - at
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,13 @@ class Task:
 def read_task(argv: Sequence[str] | None = None) -> Task:
     """The task that the parent gave on the command line; sets torch's threads and all seeds."""
     parser = argparse.ArgumentParser()
-    for name in ("folder", "weights", "out", "scratch"):
+    for name in ("folder", "weights", "out", "scratch", "held"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("epochs", "seed", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--began", type=float, required=True)
     args = vars(parser.parse_args(argv))
-    watch = Stopwatch(args.pop("began"))
+    watch = Stopwatch(args.pop("began"), args.pop("held"))
     task = Task(**args, watch=watch)
     _prepare(task)
     return task

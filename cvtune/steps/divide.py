@@ -6,7 +6,7 @@ import hashlib
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,10 @@ from cvtune.models.weights import WeightsInfo
 from cvtune.rundir import SIDES, RunDir, write_json, write_text
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
-from cvtune.steps.train import is_tight, wants_final
+from cvtune.steps.train import is_tight, wants_final, write_plan
 from cvtune.training.checkpoint import Ledger
 from cvtune.training.hardware import Threads
+from cvtune.training.session import Choices
 
 
 def divide(data: Data, seen: Seen, config: Config, folder: Path, console: Console, *, keep: bool = True) -> Split:
@@ -155,10 +156,11 @@ def record(
     weights: WeightsInfo,
     folder: Path,
     threads: Threads,
+    replay: Mapping[str, Choices],
     *,
     resume: bool = False,
 ) -> Ledger:
-    """Everything that was decided before training, in the run directory.
+    """Everything that was decided before training, in the run directory; config.toml last: with it a run can go on.
 
     Returns:
         What is finished of the run; everything in it hangs on settings, files and sides.
@@ -178,10 +180,12 @@ def record(
             )
     index.save(run.index)
     split.save(run.split, index)
-    write_text(run.config, dump_toml(config))
     write_json(run.environment, _environment(weights, folder, threads))
+    if replay:
+        write_plan(run.plan, replay)
     save_audit(run.audit, found.findings, index, suspects=seen.suspects, pairs=seen.pairs)
     write_corrections(run.corrections, index, seen.suspects, seen.pairs)
+    write_text(run.config, dump_toml(config))
     return Ledger(run, key=_sha256(run.config, run.index, run.split))
 
 

@@ -248,7 +248,12 @@ class PlanWriter:
     def __call__(self, stage: str, choices: Choices) -> None:
         """Write down what a stage chose."""
         self._stages[stage] = choices
-        write_json(self._path, {"stages": self._stages})
+        write_plan(self._path, self._stages)
+
+
+def write_plan(path: Path, stages: Mapping[str, Choices]) -> None:
+    """Write plan.json."""
+    write_json(path, {"stages": dict(stages)})
 
 
 @dataclass(frozen=True)

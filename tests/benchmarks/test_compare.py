@@ -268,7 +268,11 @@ def test_what_others_use_is_what_is_busy_and_not_ours(tmp_path: Path, monkeypatc
     seen = meter.read()
     assert seen.others == 1.2  # 16 s busy, 4 of them ours, in 10 s
     assert not seen.busy
-    write(74, 14)
+    with meter.held():  # ten seconds of both cores, while nothing of ours was measured
+        write(86, 14)
+        clock["wall"] += 10
+    assert meter.read().others == 1.2
+    write(94, 14)
     assert meter.read().busy
     stat.unlink()
     assert meter.read().others is None

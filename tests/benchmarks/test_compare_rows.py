@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.figures import ROOT
 from benchmarks.peers import rows, runs
+from benchmarks.peers.load import Meter
 from benchmarks.peers.rows import Row, Snapshot
 from benchmarks.peers.sides import Prepared, Source
 from benchmarks.peers.task import Log, Stopwatch, Task
@@ -119,9 +123,9 @@ def test_a_snapshot_is_a_rate_at_a_time(wrong: tuple[float, int, int]) -> None:
         Snapshot(wrong[0], "", *wrong[1:])
 
 
-def test_the_clock_stands_still_while_test_images_are_scored() -> None:
+def test_the_clock_stands_still_while_test_images_are_scored(tmp_path: Path) -> None:
     now = [100.0]
-    watch = Stopwatch(90.0, lambda: now[0])
+    watch = Stopwatch(90.0, tmp_path / "held", lambda: now[0])
     assert watch.seconds == 10  # the interpreter and its imports
     with watch.stopped():
         now[0] += 50
@@ -133,6 +137,30 @@ def test_the_clock_stands_still_while_test_images_are_scored() -> None:
     assert watch.seconds == 13
 
 
+def test_the_clock_stands_still_while_a_peer_is_held(tmp_path: Path) -> None:
+    """A real process that counts by itself, stopped for a second."""
+    count = """
+import sys, time
+from pathlib import Path
+from benchmarks.peers.task import Stopwatch
+watch = Stopwatch(float(sys.argv[1]), Path("held"))
+while watch.seconds < 2:
+    time.sleep(0.01)
+"""
+    hold, held, meter = tmp_path / "HOLD", tmp_path / "held", Meter()
+    timer = threading.Timer(1.0, lambda: hold.unlink())
+    hold.touch()
+    timer.start()
+    began = time.monotonic()
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", count, repr(time.time())]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True) as process:
+        runs.attend(process, hold, held, meter)
+    assert process.returncode == 0
+    assert 0.9 < float(held.read_text(encoding="utf-8")) < 1.5
+    assert 2.9 < time.monotonic() - began < 4
+
+
 def test_a_peer_writes_what_its_models_had_right(tmp_path: Path) -> None:
     for label in ("dent", "ok"):
         (tmp_path / "test" / label).mkdir(parents=True)
@@ -140,7 +168,7 @@ def test_a_peer_writes_what_its_models_had_right(tmp_path: Path) -> None:
             (tmp_path / "test" / label / name).touch()
     now = [0.0]
     out = tmp_path / "out.json"
-    task = Task(tmp_path, tmp_path, out, tmp_path, 2, 0, 1, Stopwatch(0.0, lambda: now[0]))
+    task = Task(tmp_path, tmp_path, out, tmp_path, 2, 0, 1, Stopwatch(0.0, tmp_path / "held", lambda: now[0]))
     log = Log(task)
 
     def answer(files: Any) -> list[str]:
@@ -200,7 +228,7 @@ def test_a_failing_tool_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     setting = runs.Setting(tmp_path / "work", 1, tmp_path, Path(sys.executable))
     monkeypatch.setattr(runs, "ROOT", tmp_path)  # where there is no such module
     with pytest.raises(RunError, match=r"plain ended with exit code 1:\n.*No module named 'benchmarks"):
-        runs.run_tool("plain", "8 epochs", 0, Source("a", "a", tmp_path), prepared, setting)
+        runs.run_tool("plain", "8 epochs", 0, Source("a", "a", tmp_path), prepared, setting, Meter())
     assert list((tmp_path / "work").iterdir()) == []
 
 

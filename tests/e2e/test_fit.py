@@ -23,6 +23,7 @@ import cvtune as library
 from cvtune.bundle.export import export_bundle
 from cvtune.errors import GateError
 from cvtune.evaluation.comparison import Comparison
+from cvtune.rundir import Terminated
 from tests.e2e.conftest import STEEL, rows, snapshot, tree
 
 Frame = NDArray[Any]
@@ -345,3 +346,20 @@ def test_a_plan_is_repeated(parts: Path, quick_run: Path, quick_config: Path, tm
     run = library.fit(parts, out=tmp_path / "run", config=quick_config, plan=earlier)
     assert [stage["steps"] for stage in tree(run.path / "stages.json")][:2] == [0, 3]
     assert tree(run.path / "plan.json")["stages"]["tail"] == plan["stages"]["tail"]
+
+
+def test_a_plan_is_not_forgotten_by_a_run_that_ends_before_its_first_model(
+    parts: Path, quick_run: Path, quick_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be resumed has its config.toml; it would measure anew, and end in other weights."""
+
+    def ended(*args: Any, **more: Any) -> None:
+        raise Terminated
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cvtune.training.stages.run_probe", ended)
+        with pytest.raises(Terminated):
+            library.fit(parts, out=tmp_path / "run", config=quick_config, plan=quick_run)
+    assert tree(tmp_path / "run" / "plan.json") == tree(quick_run / "plan.json")
+    run = library.fit(resume=tmp_path / "run")
+    assert (run.path / "weights.safetensors").read_bytes() == (quick_run / "weights.safetensors").read_bytes()
