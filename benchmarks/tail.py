@@ -43,7 +43,8 @@ from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize
 from cvtune.models.weights import find_weights
 from cvtune.training.activations import ActivationCache, FrozenPrefix, Source, fill, orders
-from cvtune.training.cuts import Limits, measure_groups, plan_cuts
+from cvtune.training.costs import measure_groups
+from cvtune.training.cuts import Limits, plan_cuts
 from cvtune.training.datamodule import Order, PixelDataset
 from cvtune.training.hardware import has_fast_bfloat16, mixed
 

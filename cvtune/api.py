@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from cvtune.data.index import DatasetIndex
     from cvtune.evaluation.metrics import Metrics
     from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
+    from cvtune.evaluation.paired import Versus
     from cvtune.evaluation.predictions import Predictions
+    from cvtune.evaluation.repeatability import Repeatability
     from cvtune.models.head import Classifier, HeadFactory
     from cvtune.steps import Audited
 
@@ -63,7 +65,8 @@ def fit(
         settings: any keys of the config, dotted: `{"train.tail.steps": 100}`.
         **flags: preset, seed, backbone, weights, download, from_scratch, accept_license, group_by, new_split, folds,
             merge (`{"defect": ["scratch", "dent"]}`), ignore, corrections, untrusted, size, resize, roi, mask, window,
-            budget (seconds), as on the command line.
+            budget (seconds), final_fit, ok (good classes, `[]` for none), target (`["escape<=1%"]`), review_rate
+            (0..1), guarantee, words, as on the command line.
 
     Returns:
         The run, complete.
@@ -251,6 +254,138 @@ def evaluate(
     return _score(bundle, index, side, progress)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Two models on the same images; from :func:`compare`.
+
+    Attributes:
+        names: of both.
+        answers: of both, in one order of images.
+        found: how they compare.
+        folder: where the images' paths start, if that is known.
+        untrusted: the images come from unknown hands.
+    """
+
+    names: tuple[str, str]
+    answers: tuple[Any, Any]
+    found: Versus
+    folder: Path | None
+    untrusted: bool = False
+
+    def save_html(self, path: PathLike) -> None:
+        """Write a page with the figures, and the images that changed sides as pictures."""
+        from cvtune.report.versus import build_versus_page
+
+        build_versus_page(
+            Path(path), self.names, *self.answers, self.found, folder=self.folder, untrusted=self.untrusted
+        )
+
+
+def compare(
+    first: PathLike,
+    second: PathLike,
+    *,
+    data: PathLike | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Compared:
+    """Compare two runs on the same images, image by image.
+
+    Args:
+        first: the model at hand, a run; with `data` also a bundle.
+        second: the other one, likewise.
+        data: a labelled folder that both are asked about; the test images that both runs have when unset.
+        progress: called with (done, total) of each.
+
+    Raises:
+        DataError: no images in common, other classes, or other labels.
+        RunError: a run without test answers.
+    """
+    from cvtune.evaluation.paired import aligned, versus
+
+    names = Path(first).name, Path(second).name
+    if data is not None:
+        asked = [evaluate(bundle, data, progress=progress).predictions for bundle in (first, second)]
+        root, untrusted = Path(data).parent if Path(data).is_file() else Path(data), False
+    else:
+        runs = [load_run(path) for path in (first, second)]
+        asked = [_test_answers(run) for run in runs]
+        folder = Path(read_json(runs[0].directory.environment)["folder"])
+        root = folder.parent if folder.is_file() else folder
+        untrusted = any(load_config(file=run.directory.config).data.untrusted for run in runs)
+    both = aligned(*asked)
+    return Compared(names, both, versus(*both), root, untrusted)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Parts that were shown several times; from :func:`repeat`.
+
+    Attributes:
+        found: how they were answered.
+        decided: whether the answers are decisions by the run's limits, else labels.
+        skipped: files that could not be read, with reasons.
+    """
+
+    found: Repeatability
+    decided: bool
+    skipped: tuple[tuple[str, str], ...]
+
+
+def repeat(
+    bundle: PathLike,
+    folder: PathLike,
+    *,
+    group_by: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Repeated:
+    """Ask about several pictures of the same parts.
+
+    Args:
+        bundle: a run, whose limits decide, or a bundle, whose labels are compared.
+        folder: `part/**/picture`.
+        group_by: how the names tell the part, as for :func:`fit`; the folder that holds the picture when unset.
+        progress: called with (done, total).
+
+    Raises:
+        ConfigError: the pictures belong to no parts.
+        DataError: no picture can be read, or no part has two.
+    """
+    from cvtune.data.groups import name_groups
+    from cvtune.evaluation.operating import load_point, said
+    from cvtune.evaluation.repeatability import repeatability
+
+    root, opened = Path(folder), load_bundle(bundle)
+    files = list(find_images([root]))
+    paths = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
+    groups = name_groups(group_by, root, paths) if group_by else [path.rpartition("/")[0] or None for path in paths]
+    limits = RunDir(bundle).point
+    point = load_point(limits)[0] if limits.is_file() else None
+    parts, answers, skipped = [], [], []
+    for done, (path, group, answer) in enumerate(zip(paths, groups, opened.stream(files), strict=True), start=1):
+        progress(done, len(files))
+        if isinstance(answer, Unreadable):
+            skipped.append((path, answer.reason))
+        elif group is not None:
+            parts.append(group)
+            answers.append(said(point, opened.classes, answer.probabilities) if point else answer.label)
+    found = repeatability(parts, answers)
+    if not found.parts:
+        raise DataError(
+            f"{folder}: no part has two pictures that can be read",
+            hint=r"put the pictures of each part into a folder, or say how names tell it: --group-by '(part\d+)_'",
+        )
+    return Repeated(found, point is not None, tuple(skipped))
+
+
+def _test_answers(run: Run) -> Any:
+    from cvtune.evaluation.task import task_named
+
+    path = run.directory.predictions("test")
+    if not path.is_file():
+        raise RunError(f"{run.path} has no test side", hint="name a labelled folder for both: --data FOLDER")
+    return task_named(run.metrics["task"]).load(path)
+
+
 class Run:
     """A fine-tuned model with its figures; from :func:`fit` or :func:`load_run`.
 
@@ -352,6 +487,11 @@ _SECTIONS = {
     "mask": "image",
     "budget": "train",
     "final_fit": "train",
+    "ok": "objective",
+    "target": "objective",
+    "review_rate": "objective",
+    "guarantee": "objective",
+    "words": "objective",
 }
 
 

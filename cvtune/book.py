@@ -17,7 +17,10 @@ from cvtune.config import Config
 from cvtune.console import Console, duration
 from cvtune.data.split import Leaks, Split
 from cvtune.evaluation.calibration import Calibration, fit_temperature
+from cvtune.evaluation.objective import Objective
+from cvtune.evaluation.operating import ChosenPoint, decided, place
 from cvtune.evaluation.task import Figures, task_of, told
+from cvtune.evaluation.words import Decided, Vocabulary, proofs
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
@@ -44,6 +47,7 @@ class Book:
     Attributes:
         held: rows whose answers the session gives, ascending.
         leaks: test images that have a partner on the training side.
+        objective: what the decisions are for.
         crossed: the answers of a cross-validation, where one took the place of a test side.
     """
 
@@ -55,6 +59,7 @@ class Book:
     console: Console
     held: NDArray[np.int64]
     leaks: Leaks
+    objective: Objective
     crossed: Crossed | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +67,8 @@ class Book:
         self._stages: list[dict[str, Any]] = []
         self._curves = [CURVES]
         self._metrics: dict[str, Figures] = {}
+        self._decided: dict[str, Decided] = {}
+        self._point: ChosenPoint | None = None
         self._parity: Parity | None = None
         self._task = task_of(index)
         self._paths = [image.path for image in index.images]
@@ -89,6 +96,7 @@ class Book:
         """
         self.crossed, self.split, self.leaks = final.crossed, final.split, final.leaks
         self._metrics.clear()
+        self._decided.clear()
         self.add(final.stage, final.classifier)
         for side in ("val", "calib"):
             self.run.predictions(side).unlink(missing_ok=True)
@@ -144,6 +152,15 @@ class Book:
             self.console.step("held back" if self.crossed.k == 1 else f"{self.crossed.k} folds", text, more=(how,))
         if "test" in self._metrics:
             self.console.step("test", told(self._task, self._metrics["test"].accuracy), more=self._without_leaks())
+        self._tell_decisions()
+
+    def _tell_decisions(self) -> None:
+        assert self._point is not None
+        side = "test" if "test" in self._decided else "folds"
+        found, objective = self._decided[side], self.objective
+        where = () if side == "test" else ("in the folds, by models that had not seen the image",)
+        line = Vocabulary(self.config.objective.words).line(found)
+        self.console.step("point", line, more=(*where, *proofs(objective, found), *self._point.placed.notes))
 
     def _without_leaks(self) -> tuple[str, ...]:
         count = len(self.leaks.rows)
@@ -177,7 +194,8 @@ class Book:
         write_text(self.run.curves, "\n".join(self._curves) + "\n")
 
     def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:
-        calibration, thresholds = self._calibrate(logits)
+        calibration, point = self._calibrate(logits)
+        thresholds = point.placed.point.reject if point.placed.point.several else ()
         self._parity, answers = export_bundle(
             self.run.bundle,
             self._product(calibration.temperature, thresholds),
@@ -190,20 +208,25 @@ class Book:
             progress=lambda done, of: self.console.progress("parity", done, of),
         )
         calibration.save(self.run.calibration)
+        point.save(self.run.point)
+        self._point = point
         self._save_weights(classifier, calibration.temperature)
         self._score_sides(answers, calibration.temperature, thresholds)
         figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
-        write_json(self.run.metrics, {"model": stage.name, "task": self._task.name, **figures})
+        decisions = {side: decided.to_json() for side, decided in self._decided.items()}
+        metrics = {"model": stage.name, "task": self._task.name, **figures, "decisions": decisions}
+        write_json(self.run.metrics, metrics)
         of = self._metrics.get("test") or self._metrics["folds"]
         self.console.detail("exported", f"{stage.name}: {of.accuracy} images right")
 
-    def _calibrate(self, logits: Floats) -> tuple[Calibration, tuple[float, ...]]:
-        """Temperature, and thresholds where an image may have several labels, from images that were not trained on."""
+    def _calibrate(self, logits: Floats) -> tuple[Calibration, ChosenPoint]:
+        """Temperature and limits of the decisions, from images that were not trained on."""
         rows = self.crossed.rows if self.crossed else self.split.indices("calib")
         unseen = self.crossed.logits if self.crossed else logits[self._at(rows)]
         calibration = fit_temperature(unseen, self._truth[rows])
         probabilities = self._task.probabilities(unseen, calibration.temperature)
-        return calibration, self._task.thresholds(probabilities, self._truth[rows])
+        placed = place(self.objective, probabilities, self._truth[rows])
+        return calibration, ChosenPoint(self.objective, placed, len(rows), self.config.objective.words)
 
     def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows of the index stand among the held ones."""
@@ -229,6 +252,9 @@ class Book:
         if keep:
             predictions.save(self.run.predictions(side))
         self._metrics[side] = self._task.score(predictions)
+        assert self._point is not None
+        classes, point = self.data.index.classes, self._point.placed.point
+        self._decided[side] = decided(point, classes, answers, self._truth[rows])
 
     def _product(self, temperature: float, thresholds: tuple[float, ...]) -> Product:
         return Product(

@@ -77,6 +77,18 @@ def fit(
     final_fit: Annotated[
         str | None, typer.Option(help="all: at the end train once more, on every image but the test ones; or train.")
     ] = None,
+    ok: Annotated[list[str] | None, typer.Option(help="A good class; guessed from its name when unset.")] = None,
+    no_ok: Annotated[
+        bool, typer.Option("--no-ok", help="No class is good: a class or REVIEW is the decision.")
+    ] = False,
+    target: Annotated[
+        list[str] | None, typer.Option(help="escape<=0.5%, overkill<=2%; error<=1% where no class is good.")
+    ] = None,
+    review_rate: Annotated[str | None, typer.Option(help="Share of the images that a person may look at: 5%.")] = None,
+    guarantee: Annotated[
+        bool, typer.Option("--guarantee", help="The images have to prove the targets; REVIEW where they do not.")
+    ] = False,
+    words: Annotated[str | None, typer.Option(help="factory (escape, overkill) or clinic (sensitivity).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was interrupted.")] = None,
     plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
@@ -107,6 +119,11 @@ def fit(
         "window": _levels(window),
         "budget": _seconds(budget),
         "final_fit": final_fit,
+        "ok": _good(ok, no_ok),
+        "target": target or None,
+        "review_rate": _share("--review-rate", review_rate),
+        "guarantee": guarantee or None,
+        "words": words,
         "train.loggers": logger or None,
     }
     try:
@@ -217,6 +234,54 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="The model at hand: a run; with --data a bundle too.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="The other one.")],
+    data: Annotated[Path | None, typer.Option(help="Labelled folder; the test images of both runs when unset.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the images that changed sides here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Say which of two models is better on the same images, and whether that could be chance."""
+    from cvtune import api
+    from cvtune.console import Console
+    from cvtune.rundir import write_json
+    from cvtune.tables import compared_lines
+
+    console = Console()
+    result = api.compare(first, second, data=data, progress=lambda done, of: console.progress("scoring", done, of))
+    console.end_progress()
+    typer.echo("\n".join(compared_lines(result)))
+    if html is not None:
+        result.save_html(html)
+    if json is not None:
+        write_json(json, result.found.to_json())
+
+
+@app.command()
+def repeat(
+    bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run, whose limits decide, or a bundle.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="part/**/picture: several pictures of each part.")],
+    group_by: Annotated[str | None, typer.Option(help="How names tell the part: a regex on the path, level:N.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the answers of each part here.")] = None,
+) -> None:
+    """Say whether a part gets the same answer every time it is shown."""
+    from cvtune import api
+    from cvtune.console import Console
+    from cvtune.rundir import write_json
+    from cvtune.tables import repeated_lines
+
+    console = Console()
+    result = api.repeat(
+        bundle, folder, group_by=group_by, progress=lambda done, of: console.progress("asking", done, of)
+    )
+    console.end_progress()
+    typer.echo("\n".join(repeated_lines(result)))
+    if json is not None:
+        write_json(json, result.found.to_json())
+    raise typer.Exit(4 if result.skipped else 0)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
@@ -321,6 +386,22 @@ def _box(text: str | None) -> tuple[int, ...] | None:
             f"--roi '{text}': expected x,y,width,height in pixels", hint="for example --roi 100,80,640,480"
         )
     return box
+
+
+def _share(flag: str, text: str | None) -> float | None:
+    """`5%` or `0.05`."""
+    if text is None:
+        return None
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: expected a share, 5% or 0.05") from None
+
+
+def _good(names: list[str] | None, none: bool) -> tuple[str, ...] | None:
+    if names and none:
+        raise ConfigError("--ok and --no-ok exclude each other")
+    return () if none else tuple(names) if names else None
 
 
 def _seconds(text: str | None) -> float | None:

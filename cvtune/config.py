@@ -131,6 +131,26 @@ class TrainConfig(_Section):
     all: AllConfig = AllConfig()
 
 
+class CostsConfig(_Section):
+    """What wrong decisions cost, in any unit, in place of targets."""
+
+    escape: float | dict[str, float]  # a defective image decided OK; or by class, with "" for the others
+    overkill: float  # a good image decided NG
+    review: float | None = None  # a look by a person
+
+
+class ObjectiveConfig(_Section):
+    """What the decisions are for."""
+
+    ok: tuple[str, ...] | None = None  # the good classes; [] for none; guessed from the names when unset
+    target: tuple[str, ...] = ()  # "escape<=0.5%", "overkill<=2%", "error<=1%", "sensitivity>=99%", "specificity>=98%"
+    targets: dict[str, str] = {}  # of single classes: {"crack": "escape<=0.1%"}
+    review_rate: float | None = Field(None, gt=0, lt=1)  # share of the images that a person may look at
+    guarantee: bool = False  # calib has to prove the targets at 95 %, not to meet them in the mean
+    costs: CostsConfig | None = None
+    words: Literal["factory", "clinic"] = "factory"  # escape and overkill, or sensitivity and specificity
+
+
 class Config(_Section):
     """Everything that decides a run.
 
@@ -145,6 +165,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
 
 
 def preset_names() -> tuple[str, ...]:

@@ -43,12 +43,13 @@ def fit(
     replay = steps.check(config, out if resume else plan, resume=resume)
     weights = steps.find_weights(config)
     index = steps.index(folder, config, console)
+    objective = steps.aim(config, index)
     run = steps.new_run(folder, out, resume=resume)
     with run.locked(resume=resume), steps.scratch(run) as scratch, StopRequest() as stop:
         data = steps.read(index, config, weights, scratch, console)
         backbone = steps.network(config, weights, data, console)
         seen = steps.examine(data, backbone, config, console)
-        config = steps.settle(config, data, console)
+        config = steps.settle(config, data, objective, console)
         split = steps.divide(data, seen, config, folder, console)
         data = steps.window(data, split, config, console)
         found = steps.audited(data, seen, split)
@@ -56,7 +57,8 @@ def fit(
         lab = steps.Lab(run, config, data, seen, backbone, scratch, plugins, replay, ledger, stop, console, began)
         crossed = steps.cross_validate(lab)
         session = steps.prepare(lab, split, crossed=crossed)
-        book = Book(run, config, data, split, weights, console, session.material.held, found.leaked, crossed)
+        held = session.material.held
+        book = Book(run, config, data, split, weights, console, held, found.leaked, objective, crossed)
         with book.guard():
             for stage in stages(session):
                 stop.arm()

@@ -73,6 +73,7 @@ class RunDir:
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.json"
         self.calibration = self.root / "calibration.json"
+        self.point = self.root / "operating_point.json"
         self.report = self.root / "report.html"
         self.summary = self.root / "summary.txt"
         self.bundle = self.root / "bundle"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Final
 
-from cvtune.api import Evaluation
+from cvtune.api import Compared, Evaluation, Repeated
 from cvtune.audit import Finding
 from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.rates import Rate
+
+_MOST: Final = 40  # parts that are listed
 
 
 def evaluation_lines(result: Evaluation) -> list[str]:
@@ -50,6 +53,42 @@ def _multi_lines(figures: MultiMetrics, which: str) -> list[str]:
             for one in figures.per_class
         ),
     ]
+
+
+def compared_lines(result: Compared) -> list[str]:
+    """What `cvtune compare` prints."""
+    found, width = result.found, max(map(len, result.names))
+    return [
+        f"first   {result.names[0]:<{width}}  {found.first} right, {found.first.with_interval}",
+        f"second  {result.names[1]:<{width}}  {found.second} right, {found.second.with_interval}",
+        "",
+        f"{'second less first':<17}  {'difference':>10}  95 % interval, paired by image",
+        *(
+            f"{one.name:<17}  {one.value:>+10.3f}  [{one.low:+.3f}, {one.high:+.3f}]"
+            + ("" if one.shown else "  none shown")
+            for one in found.differences
+        ),
+        "",
+        found.sentence,
+    ]
+
+
+def repeated_lines(result: Repeated) -> list[str]:
+    """What `cvtune repeat` prints."""
+    found, what = result.found, "decision" if result.decided else "label"
+    kappa = "" if found.kappa is None else f", kappa within parts {found.kappa:.3f}"
+    lines = [
+        f"{found.one_answer} parts got one {what} in all their pictures: {found.one_answer.with_interval}{kappa}",
+        *([f"{found.single} parts with a single picture say nothing and are left out"] if found.single else []),
+    ]
+    differing = [part for part in found.parts if not part.same]
+    if differing:
+        width = max(len(part.name) for part in differing[:_MOST])
+        lines += ["", f"{'part':<{width}}  answers"]
+        for part in differing[:_MOST]:
+            lines.append(f"{part.name:<{width}}  " + ", ".join(f"{name} {n}" for name, n in part.answers.items()))
+        lines += [f"(+{len(differing) - _MOST} more)"] if len(differing) > _MOST else []
+    return lines + [f"not read: {path}: {reason}" for path, reason in result.skipped]
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

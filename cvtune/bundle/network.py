@@ -5,12 +5,10 @@ The graph without its weights is kept: in memory for the stages of a fit, in the
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,16 +18,15 @@ from cvtune_edge.session import SESSION_ERRORS, open_session
 from numpy.typing import NDArray
 from torch import nn
 
+from cvtune.data.checked import Checked
 from cvtune.data.key import code_sum
 from cvtune.data.preprocess import IR_VERSION, OPSET
-from cvtune.data.userdirs import cache_dir
 from cvtune.models.engine import quiet_export
 from cvtune.models.folding import alike
-from cvtune.rundir import write_bytes
 
 Weights = Mapping[str, NDArray[Any]]
 
-_MOST: Final = 16  # graphs in the cache, a few hundred kB each
+_CACHE: Final = Checked("graphs", most=16)  # a few hundred kB each
 _PACKAGES: Final = ("torch", "onnx", "onnxscript", "timm")
 
 _kept: dict[str, onnx.ModelProto] = {}  # the last one, by its key
@@ -95,32 +92,18 @@ _SOURCES: Final = ("bundle/network.py", "bundle/graph.py", "models/folding.py")
 _CODE: Final = code_sum(resources.files("cvtune") / name for name in _SOURCES)
 
 
-def _file(key: str) -> Path:
-    return cache_dir() / "graphs" / f"{key}.onnx"
-
-
 def _read(key: str) -> onnx.ModelProto | None:
     """What the cache has, unless it is damaged."""
-    try:
-        digest, _, content = _file(key).read_bytes().partition(b"\n")
-        if hashlib.sha256(content).hexdigest().encode() != digest:
-            return None
-        model = onnx.ModelProto.FromString(content)
-    except OSError:
+    content = _CACHE.read(key)
+    if content is None:
         return None
+    model = onnx.ModelProto.FromString(content)
     outside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     return None if outside else model
 
 
 def _write(key: str, empty: onnx.ModelProto) -> None:
-    """Into the cache, where there is one; the oldest graphs make room."""
-    content = empty.SerializeToString(deterministic=True)
-    with contextlib.suppress(OSError):
-        file = _file(key)
-        write_bytes(file, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        others = sorted(file.parent.glob("*.onnx"), key=lambda other: other.stat().st_mtime, reverse=True)
-        for old in others[_MOST:]:
-            old.unlink(missing_ok=True)
+    _CACHE.write(key, empty.SerializeToString(deterministic=True))
 
 
 @torch.inference_mode()

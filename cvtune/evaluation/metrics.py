@@ -129,8 +129,12 @@ def score(predictions: Predictions) -> Metrics:
 
 def positive_class(classes: tuple[str, ...]) -> str:
     """The class of two that is looked for: the one not named like ok, good, normal; else the second."""
-    fine = [re.sub(r"[\W_]", "", name).lower() in _NEGATIVE_NAMES.split() for name in classes]
-    return classes[0] if fine == [False, True] else classes[1]
+    return classes[0] if [is_good_name(name) for name in classes] == [False, True] else classes[1]
+
+
+def is_good_name(name: str) -> bool:
+    """Whether a class is called like what nobody looks for: ok, good, normal, functional, free."""
+    return re.sub(r"[\W_]", "", name).lower() in _NEGATIVE_NAMES.split()
 
 
 def _score_class(predictions: Predictions, confusion: NDArray[np.int64], c: int) -> ClassMetrics:

@@ -17,7 +17,6 @@ from cvtune.evaluation.multilabel import (
     MultiMetrics,
     MultiPredictions,
     better_multi,
-    pick_thresholds,
     score_multi,
 )
 from cvtune.evaluation.predictions import Predictions
@@ -78,9 +77,6 @@ class Task(Protocol):
     def better(self, new: Any, old: Any) -> Comparison:
         """Whether a new model is better."""
 
-    def thresholds(self, probabilities: Floats, truth: NDArray[Any]) -> tuple[float, ...]:
-        """One threshold a label, none where there is one label an image."""
-
 
 class _Single:
     name: ClassVar[Literal["single", "multi"]] = "single"
@@ -114,9 +110,6 @@ class _Single:
 
     def better(self, new: Predictions, old: Predictions) -> Comparison:
         return better(new, old)
-
-    def thresholds(self, probabilities: Floats, truth: NDArray[Any]) -> tuple[float, ...]:
-        return ()
 
 
 class _Multi:
@@ -153,9 +146,6 @@ class _Multi:
 
     def better(self, new: MultiPredictions, old: MultiPredictions) -> Comparison:
         return better_multi(new, old)
-
-    def thresholds(self, probabilities: Floats, truth: NDArray[Any]) -> tuple[float, ...]:
-        return pick_thresholds(probabilities, truth)
 
 
 SINGLE: Task = _Single()

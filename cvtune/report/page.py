@@ -12,6 +12,7 @@ from cvtune.audit import Suspect
 from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
+from cvtune.report.decisions import Decisions, decisions_of
 from cvtune.report.facts import Facts, Scored, read_facts
 from cvtune.report.figures import MOST_CLASSES, confusion_chart, curves_chart, sides_chart
 from cvtune.report.mistakes import Mistake, worst_mistakes
@@ -55,6 +56,7 @@ class Side:
     confusion: Markup
     confusions: tuple[Confusion, ...]
     mistakes: tuple[Mistake, ...]
+    decisions: Decisions | None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def _side(scored: Scored, facts: Facts, thumbnails: Thumbnails) -> Side:
             confusion = confusion_chart(facts.classes, metrics.confusion, name=f"confusion-{scored.side}")
         confusions = _confusions(metrics) if len(facts.classes) > 2 else ()
     mistakes = worst_mistakes(scored.answers, thumbnails)
-    return Side(scored.side, title, where, metrics, confusion, confusions, mistakes)
+    decisions = None if facts.point is None else decisions_of(scored, facts.point)
+    return Side(scored.side, title, where, metrics, confusion, confusions, mistakes, decisions)
 
 
 def _draw(facts: Facts) -> Charts:

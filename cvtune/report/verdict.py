@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
+from cvtune.evaluation.operating import decided
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_named, told
+from cvtune.evaluation.words import Vocabulary
 from cvtune.report.facts import Facts, Scored
 
 
@@ -27,7 +29,15 @@ def sentences(facts: Facts) -> tuple[str, ...]:
     """What to know beside the headline."""
     if not facts.scored:
         return ("The run has no test figures so far; they appear when it has ended.",)
-    return (*_weakest(facts.scored[0]), *_folds(facts))
+    return (*_decisions(facts), *_weakest(facts.scored[0]), *_folds(facts))
+
+
+def _decisions(facts: Facts) -> Iterator[str]:
+    """Where a class is good: what escapes, and what is rejected for nothing."""
+    if facts.point is not None and facts.point.ok:
+        answers = facts.scored[0].answers
+        found = decided(facts.point.limits, answers.classes, answers.probabilities, answers.truth)
+        yield f"Decisions: {Vocabulary(facts.point.words).line(found)}."
 
 
 def leak_sentence(facts: Facts) -> str:

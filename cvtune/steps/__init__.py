@@ -5,7 +5,7 @@ from cvtune.steps.divide import Audited, audited, divide, record, window
 from cvtune.steps.examine import Seen, examine
 from cvtune.steps.final import FinalFit, final_fit
 from cvtune.steps.folds import cross_validate
-from cvtune.steps.read import Data, index, network, read, settle
+from cvtune.steps.read import Data, aim, index, network, read, settle
 from cvtune.steps.train import Crossed, Lab, Plugins, prepare, wants_final
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Lab",
     "Plugins",
     "Seen",
+    "aim",
     "audited",
     "check",
     "cross_validate",

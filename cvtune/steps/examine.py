@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvtune.audit import Judged, Pair, Suspect, clusters, exact_clusters, judge_labels, near_pairs
+from cvtune.audit.proven import pairs_key, proven
 from cvtune.config import Config
 from cvtune.console import Console
 from cvtune.data.groups import Proposal, propose_grouping
+from cvtune.data.key import store_key
 from cvtune.data.pixels import measure_window
 from cvtune.models.backbone import Backbone
 from cvtune.steps.read import Data
@@ -67,13 +70,7 @@ def examine(data: Data, backbone: Backbone | None, config: Config, console: Cons
     window = _window(data, config)
     table = None if backbone is None else _embed(data, backbone, window, config, console)
     own = None if table is None or backbone is None else np.ascontiguousarray(table[:, : backbone.net_width])
-    pairs = near_pairs(
-        data.index,
-        data.facts,
-        data.pixels,
-        own,
-        progress=lambda done, of: console.progress("copies", done, of),
-    )
+    pairs = _pairs(data, own, config, console)
     near = clusters([pair for pair in pairs if pair.kind == "near"], len(data.index))
     judged = NOT_JUDGED
     if own is not None and not config.model.from_scratch:  # random weights have no opinion on labels
@@ -86,6 +83,16 @@ def examine(data: Data, backbone: Backbone | None, config: Config, console: Cons
         )
     console.step("audit", _sentence(data, same, near, judged))
     return Seen(same, near, pairs, judged, table, window, proposal)
+
+
+def _pairs(data: Data, own: NDArray[np.float32] | None, config: Config, console: Console) -> tuple[Pair, ...]:
+    """Copies, searched unless this very folder was searched before."""
+    progress = lambda done, of: console.progress("copies", done, of)  # noqa: E731
+    search = partial(near_pairs, data.index, data.facts, data.pixels, own, progress=progress)
+    if config.data.cache_gb == 0:
+        return search()
+    names = [image.sha256 for image in data.index.images]
+    return proven(pairs_key(names, store_key(data.frame), own), search)
 
 
 def _window(data: Data, config: Config) -> tuple[float, float] | None:

@@ -21,6 +21,7 @@ from cvtune.data.key import store_key
 from cvtune.data.pixels import Filled, PixelCache, choose_pixels, fill_pixels
 from cvtune.data.preprocess import Preprocessing, load_mask, small_things_note
 from cvtune.data.presets import settle_preset
+from cvtune.evaluation.objective import Objective, build_objective
 from cvtune.models.backbone import Backbone, load_backbone
 from cvtune.models.embeddings import Embedder
 from cvtune.models.normalize import Normalize
@@ -151,10 +152,24 @@ def network(config: Config, weights: WeightsInfo, data: Data, console: Console) 
     return backbone
 
 
-def settle(config: Config, data: Data, console: Console) -> Config:
-    """Choose the augmentations where the preset is auto, and say what a small defect becomes."""
+def aim(config: Config, found: DatasetIndex) -> Objective:
+    """What the decisions are for; refused before any image is read.
+
+    Raises:
+        ConfigError: a class that does not exist, or a target that says nothing here.
+    """
+    return build_objective(config.objective, found.classes, several=found.multi)
+
+
+def settle(config: Config, data: Data, objective: Objective, console: Console) -> Config:
+    """Choose the augmentations where the preset is auto; say what is good, and what a small defect becomes."""
     settled, why = settle_preset(config, data.index)
     console.step("preset", why)
+    if objective.ok:  # everything that is said of escapes hangs on it
+        names = ", ".join(data.index.classes[position] for position in objective.ok)
+        how = "by its name; --ok CLASS or --no-ok says otherwise" if objective.guessed else "as asked"
+        aims = ", ".join(map(str, objective.targets))
+        console.step("objective", f"good is {names} ({how})" + (f"; {aims}" if aims else ""))
     region = data.frame.region
     width = region[2] if region else statistics.median(image.width for image in data.index.images)
     note = small_things_note(width, data.frame.size)

@@ -1,34 +1,19 @@
 """Where the frozen part ends: chosen from what each layer group costs on this machine, and from what may be spent.
 
-`measure_groups` asks the clock, `plan_cuts` only calculates: the same costs and limits give the same plan, so that
+Nothing here asks the clock (`costs.measure_groups` does): the same costs and limits give the same plan, so that
 plan.json, which holds both, can be replayed and checked.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Final
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from cvtune.data.augment import Augmentation, augment
-from cvtune.models.backbone import Backbone, set_trainable
-from cvtune.models.engine import Frozen, engine
-from cvtune.models.folding import folded
-from cvtune.models.head import Classifier
-from cvtune.models.normalize import Normalize
 from cvtune.training.activations import Storage
-from cvtune.training.hardware import FASTER, mixed
-
-Clock = Callable[[], float]
+from cvtune.training.costs import CostTable, GroupCost
 
 AUTO_SECONDS: Final = 900.0  # no budget: what fastai's default takes for 2,000 images here (906 s), and no more
 _LEAST_EPOCHS: Final = 2
@@ -57,64 +42,6 @@ _USUAL_VIEWS: Final = 4
 _MOST_PASSES: Final = 6000  # images through the prefix that small folders may always have: tens of seconds
 
 LOOKS_AFTER: Final = 10  # at the validation side: after the short runs, and at the weights that may be kept
-
-_RUNS: Final = 3  # the first pays for memory and kernels
-_AUGMENTED: Final = 16  # images
-
-
-@dataclass(frozen=True)
-class GroupCost:
-    """What one layer group costs.
-
-    Attributes:
-        name: of the group.
-        forward: seconds an image in the frozen prefix.
-        train: seconds an image, forward and backward.
-        update: seconds of its part of an optimizer step.
-        numbers: of one image's activation before the group.
-        pooled: numbers that taps before the group pool from an image.
-        parameters: of the group.
-        estimated: `train` and `update` were not measured but follow from the groups behind it.
-    """
-
-    name: str
-    forward: float
-    train: float
-    update: float
-    numbers: int
-    pooled: int
-    parameters: int
-    estimated: bool = False
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """What a classifier costs on this machine.
-
-    Attributes:
-        groups: input first.
-        head: seconds an image, forward and backward.
-        augment: seconds an image, on one core.
-        cores: that the network takes.
-        half: the groups learn in bfloat16, which is faster.
-        frozen: how they run frozen.
-    """
-
-    groups: tuple[GroupCost, ...]
-    head: float = 0.0
-    augment: float = 0.0
-    cores: int = 1
-    half: bool = False
-    frozen: Frozen = "float32"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "groups": [asdict(group) for group in self.groups]}
-
-    @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> CostTable:
-        """What `to_json` gave."""
-        return cls(**{**tree, "groups": tuple(GroupCost(**group) for group in tree["groups"])})
 
 
 @dataclass(frozen=True)
@@ -380,179 +307,3 @@ def _saturating(x: float) -> float:
 
 def _image_bytes(group: GroupCost, storage: Storage) -> int:
     return group.numbers * (4 if storage == "float32" else 2) + 4 * group.pooled
-
-
-def measure_groups(
-    classifier: Classifier,
-    normalize: Normalize,
-    sample: Tensor,
-    *,
-    bfloat16: bool = False,
-    frozen_depthwise: bool = False,
-    transform: Augmentation | None = None,
-    window: tuple[float, float] | None = None,
-    limit: float = 3.0,
-    clock: Clock = time.perf_counter,
-) -> CostTable:
-    """Time each layer group, forward as in the frozen prefix, and forward with backward and update as in the tail.
-
-    On copies: the classifier stays as it is. The last third of the groups learns in any case, the others from the last
-    to the first while there is time; what is left is estimated by the ratios of the group behind it.
-
-    Args:
-        classifier: on the device that will train.
-        normalize: from stored pixels to the network's input.
-        sample: stored pixels [B, 3, S, S] of real images, B about the batch size of training, from 2 on.
-        bfloat16: whether the processor multiplies it; frozen layers, and the last third of those that learn, are then
-            timed in both formats, and the one that is faster is taken.
-        frozen_depthwise: depthwise convolutions keep their weights in groups that learn.
-        transform: augmentation, to be timed too.
-        window: of deep pixels, for the augmentation.
-        limit: seconds, roughly.
-        clock: seconds.
-    """
-    until = clock() + limit
-    augmenting = _augmenting(transform, sample[:_AUGMENTED], window, clock)
-    bench = _Bench(classifier, clock, frozen_depthwise=frozen_depthwise)
-    with torch.random.fork_rng(devices=[bench.device] if bench.device.type == "cuda" else []):
-        frozen = [bench.frozen(normalize, sample, half) for half in _formats(bfloat16)]
-        totals = [sum(cost.forward for _, cost in row) for row in frozen]
-        in_half = _faster(*totals)
-        inputs, how = frozen[in_half], _HOW[in_half]
-        quicker = bench.engine(normalize, sample)
-        if _faster(totals[in_half], quicker):
-            share, how = quicker / totals[in_half], "onnxruntime"
-            inputs = [(x, replace(cost, forward=share * cost.forward)) for x, cost in inputs]
-        last = range(len(inputs) - 1, len(inputs) - 1 - math.ceil(len(inputs) / 3), -1)
-        learnt = [[bench.learnt(index, *inputs[index], half) for index in last] for half in _formats(bfloat16)]
-        half = _faster(*(sum(cost.train for cost in row) for row in learnt))
-        groups = learnt[half]  # last one first
-        for index in range(last[-1] - 1, -1, -1):
-            x, cost = inputs[index]
-            guess = _guess(cost, groups[-1])
-            late = clock() + _RUNS * len(x) * guess.train > until
-            groups.append(guess if late else bench.learnt(index, x, cost, half))
-        return CostTable(
-            groups=tuple(reversed(groups)),
-            head=bench.head(len(sample)),
-            augment=augmenting,
-            cores=torch.get_num_threads(),
-            half=half,
-            frozen=how,
-        )
-
-
-_HOW: Final[tuple[Frozen, Frozen]] = ("float32", "bfloat16")
-
-
-def _formats(bfloat16: bool) -> tuple[bool, ...]:
-    return (False, True) if bfloat16 else (False,)
-
-
-def _faster(plain: float, other: float = math.inf) -> bool:
-    """Whether the other way is clearly faster."""
-    return other * FASTER <= plain
-
-
-def _guess(cost: GroupCost, behind: GroupCost) -> GroupCost:
-    """What a group costs to learn, by the one behind it."""
-    train = behind.train / max(behind.forward, 1e-9) * cost.forward
-    update = behind.update / max(behind.parameters, 1) * cost.parameters
-    return replace(cost, train=train, update=update, estimated=True)
-
-
-class _Bench:
-    """Two copies of a classifier: one as it runs frozen, one as it learns."""
-
-    def __init__(self, classifier: Classifier, clock: Clock, *, frozen_depthwise: bool) -> None:
-        self.device = next(classifier.parameters()).device
-        self._model = copy.deepcopy(classifier).requires_grad_(True)
-        set_trainable(self._model.backbone, 0, frozen_depthwise=frozen_depthwise)
-        self._quick, *_ = folded(self._model.backbone, len(self._model.backbone.groups))
-        self._model.train()
-        self._clock = clock
-
-    @torch.no_grad()
-    def frozen(self, normalize: Normalize, sample: Tensor, half: bool) -> list[tuple[Tensor, GroupCost]]:
-        """What comes before each group, [B, ...], and the group without what it costs to learn."""
-        images = copy.deepcopy(normalize).to(self.device)(sample.to(self.device))
-        images = images.contiguous(memory_format=torch.channels_last)
-        seconds, inputs = [math.inf] * len(self._quick.groups), [images] * len(self._quick.groups)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            for _ in range(_RUNS):
-                x = images
-                for index in range(len(inputs)):
-                    inputs[index] = x
-                    took, x = self._timed(partial(run_group, self._quick, x, index))
-                    seconds[index] = min(seconds[index], took / len(x))
-        return [(x, self._cost(index, x, seconds[index])) for index, x in enumerate(inputs)]
-
-    def engine(self, normalize: Normalize, sample: Tensor) -> float:
-        """Seconds an image of the frozen groups in onnxruntime; infinite where they do not run there."""
-        run = engine(self._quick, len(self._quick.groups))
-        if run is None:
-            return math.inf
-        images = normalize(sample)
-        return self._fastest(lambda: run(images)) / len(images)
-
-    def _cost(self, index: int, x: Tensor, forward: float) -> GroupCost:
-        taps = self._quick.tap_widths.items()
-        return GroupCost(
-            name=self._quick.groups[index],
-            forward=forward,
-            train=0.0,
-            update=0.0,
-            numbers=x[0].numel(),
-            pooled=sum(width for tap, width in taps if tap < index),
-            parameters=sum(p.numel() for p in self._model.backbone.group_parameters(index)),
-        )
-
-    def learnt(self, index: int, x: Tensor, cost: GroupCost, half: bool) -> GroupCost:
-        """With what the group costs to learn: forward and backward, and its part of the optimizer's step."""
-        backbone = self._model.backbone
-        # Nothing before the first group learns; anywhere else the gradient goes on to the group before.
-        x = x.detach().float().requires_grad_(index > 0)
-        train = self._fastest(lambda: self._pass(lambda: run_group(backbone, x, index), half)) / len(x)
-        parameters = [p for p in backbone.group_parameters(index) if p.requires_grad]
-        update = self._fastest(torch.optim.AdamW(parameters, fused=True).step) if parameters else 0.0
-        return replace(cost, train=train, update=update)
-
-    def head(self, batch: int) -> float:
-        """Seconds an image, forward with backward."""
-        x = torch.zeros(batch, self._model.backbone.width, device=self.device, requires_grad=True)
-        return self._fastest(lambda: self._pass(lambda: self._model.head(x))) / batch
-
-    def _pass(self, forward: Callable[[], Tensor], half: bool = False) -> None:
-        with mixed(half):
-            out = forward()
-        out.float().sum().backward()  # type: ignore[no-untyped-call]
-
-    def _fastest(self, work: Callable[[], Any]) -> float:
-        """Of a few runs: others' work on the machine only ever adds."""
-        return min(self._timed(work)[0] for _ in range(_RUNS))
-
-    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        started = self._clock()
-        result = work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return self._clock() - started, result
-
-
-def run_group(backbone: Backbone, x: Tensor, index: int) -> Tensor:
-    """One layer group."""
-    return backbone._groups[index].run(backbone.net, x)
-
-
-def _augmenting(
-    transform: Augmentation | None, sample: Tensor, window: tuple[float, float] | None, clock: Clock
-) -> float:
-    """Seconds an image."""
-    if transform is None:
-        return 0.0
-    frames = [np.ascontiguousarray(image.numpy().transpose(1, 2, 0)) for image in sample]  # (S, S, 3)
-    augment(transform, frames[0], key=(0, 0, 0), window=window)
-    started = clock()
-    for turn, frame in enumerate(frames):
-        augment(transform, frame, key=(0, 0, turn), window=window)
-    return (clock() - started) / len(frames)

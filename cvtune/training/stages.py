@@ -20,7 +20,8 @@ from cvtune.models.features import embed
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import to_tensor
 from cvtune.training.activations import room
-from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, look_seconds, measure_groups, plan_cuts
+from cvtune.training.costs import measure_groups
+from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, look_seconds, plan_cuts
 from cvtune.training.hardware import device_of, has_fast_bfloat16
 from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe

@@ -20,6 +20,7 @@ from cvtune.bundle import graph
 from cvtune.bundle import network as module
 from cvtune.bundle.graph import Deployed, build_model
 from cvtune.bundle.network import network_graph
+from cvtune.data.checked import Checked
 from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
 from cvtune.models.normalize import Normalize
 
@@ -161,10 +162,10 @@ def test_a_graph_that_is_not_as_it_was_is_exported_anew(
         "of another network": content,
     }
     if kind == "of another network":
-        empty = module._read(file.stem)
+        empty = module._read(file.name)
         assert empty is not None
         next(node for node in empty.graph.node if node.op_type == "Relu").op_type = "Neg"
-        module._write(file.stem, empty)
+        module._write(file.name, empty)
         damaged[kind] = file.read_bytes()
     file.write_bytes(damaged[kind])
     module._kept.clear()
@@ -176,7 +177,7 @@ def test_a_graph_that_is_not_as_it_was_is_exported_anew(
 def test_old_graphs_make_room_and_no_cache_is_no_error(
     make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setattr(module, "_MOST", 1)
+    monkeypatch.setattr(module, "_CACHE", Checked("graphs", most=1))
     exports = Exports(make_case(), monkeypatch)
     exports.built()
     (old,) = cache.iterdir()

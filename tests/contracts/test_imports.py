@@ -29,7 +29,10 @@ ROOMS = (
 )
 # library: where it may be imported; doctor looks whether it loads, steps writes down its threads.
 PLACES = {
-    "torch": ("cvtune.bundle", "cvtune.training", "cvtune.models", "cvtune.steps", "cvtune.doctor"),
+    "torch": (
+        *("cvtune.bundle", "cvtune.training", "cvtune.models", "cvtune.steps", "cvtune.doctor"),
+        "cvtune.evaluation.explanation",
+    ),
     "torchvision": ("cvtune.training", "cvtune.models"),
     "timm": ("cvtune.models",),
     "lightning": ("cvtune.training",),

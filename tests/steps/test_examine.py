@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from cvtune import steps
+from cvtune.audit import Pair
 from cvtune.config import Config, load_config
 from cvtune.console import Console
 from cvtune.models.backbone import Backbone
@@ -37,7 +40,7 @@ def test_the_network_shows_three_depths(parts: Path, config: Config, tmp_path: P
 
 
 def test_the_audit_sees_the_networks_own_embedding_and_training_all_depths(
-    parts: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Path, quick_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
@@ -46,6 +49,7 @@ def test_the_audit_sees_the_networks_own_embedding_and_training_all_depths(
         return ()
 
     monkeypatch.setattr(sys.modules["cvtune.steps.examine"], "near_pairs", near_pairs)
+    config = load_config(file=quick_config, flags={"data.cache_gb": 0})  # nothing is known the second time
     data, backbone = read(parts, config, tmp_path)
     whole = steps.examine(data, backbone, config, QUIET).table
     assert whole is not None
@@ -88,3 +92,33 @@ def test_nothing_is_embedded_where_no_copies_are_looked_for(parts: Path, config:
     assert (seen.table, seen.pairs) == (None, ())
     table = data.embedder(seen.window, config)(backbone, np.array([5, 2]))
     assert table.shape == (2, backbone.width)
+
+
+def test_copies_are_searched_once(parts: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a file changes, or what was kept is damaged."""
+    folder = shutil.copytree(parts, tmp_path / "parts")
+    first, *_ = sorted(folder.rglob("*.png"))
+    cv2.imwrite(str(first.with_name("again.png")), cv2.imread(str(first))[2:])
+    module, searches = sys.modules["cvtune.steps.examine"], []
+
+    def near_pairs(*args: Any, **more: Any) -> tuple[Pair, ...]:
+        searches.append(1)
+        return search(*args, **more)
+
+    search = module.near_pairs
+    monkeypatch.setattr(module, "near_pairs", near_pairs)
+    found = [pairs_of(folder, config, tmp_path) for _ in range(2)]
+    assert found[0] == found[1] != ()
+    assert len(searches) == 1
+    (kept,) = (tmp_path / "cache" / "pairs").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert pairs_of(folder, config, tmp_path) == found[0]
+    assert len(searches) == 2
+    first.write_bytes(first.with_name("again.png").read_bytes())
+    assert pairs_of(folder, config, tmp_path) != found[0]
+    assert len(searches) == 3
+
+
+def pairs_of(folder: Path, config: Config, scratch: Path) -> tuple[Pair, ...]:
+    data, backbone = read(folder, config, scratch)
+    return steps.examine(data, backbone, config, QUIET).pairs

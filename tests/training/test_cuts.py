@@ -21,7 +21,8 @@ from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize
 from cvtune.models.weights import find_weights
 from cvtune.training.activations import FrozenPrefix
-from cvtune.training.cuts import AUTO_SECONDS, CostTable, Cut, CutPlan, GroupCost, Limits, measure_groups, plan_cuts
+from cvtune.training.costs import CostTable, GroupCost, measure_groups
+from cvtune.training.cuts import AUTO_SECONDS, Cut, CutPlan, Limits, plan_cuts
 
 NORMALIZE = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -117,7 +118,7 @@ def test_real_layers_cost_more_to_train_than_to_run_and_augmentation_is_timed() 
 
 
 def test_when_time_is_up_the_first_groups_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvtune.training.cuts.engine", lambda backbone, cut: None)
+    monkeypatch.setattr("cvtune.training.costs.engine", lambda backbone, cut: None)
     model = classifier("test_vit")
     count = len(model.backbone.groups)
     sample = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
@@ -268,7 +269,7 @@ def test_every_plan_keeps_to_its_limits(images: int, seconds: float, disk: float
 
 def test_bfloat16_is_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that runs at half the speed inside of autocast."""
-    monkeypatch.setattr("cvtune.training.cuts.engine", lambda backbone, cut: None)
+    monkeypatch.setattr("cvtune.training.costs.engine", lambda backbone, cut: None)
     model, now = classifier("test_vit"), [0.0]
 
     def clock() -> float:

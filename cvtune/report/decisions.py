@@ -1,0 +1,85 @@
+"""The decisions of a side, as the report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cvtune.evaluation.operating import decided
+from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.verdict import EFFECTIVENESS, FALSE_ALARM, KAPPA, MISS, Inspection, Sorting
+from cvtune.evaluation.words import Decided, Vocabulary
+from cvtune.report.facts import Point, Scored
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A line of the attribute study: the figure, what is usual, and whether it is kept."""
+
+    name: str
+    rate: Rate | None
+    value: float | None
+    usual: str
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one side's decisions came to.
+
+    Attributes:
+        line: all of it in a line.
+        rates: name, rate and what it is of.
+        study: of the images that were decided; empty where no class is good.
+        by_class: mistakes of each class.
+        mistake: what they are.
+    """
+
+    line: str
+    rates: tuple[tuple[str, Rate, str], ...]
+    study: tuple[StudyRow, ...]
+    by_class: tuple[tuple[str, Rate], ...]
+    mistake: str
+
+
+def decisions_of(scored: Scored, point: Point) -> Decisions:
+    """Decide the answers of a side and count."""
+    answers = scored.answers
+    found = decided(point.limits, answers.classes, answers.probabilities, answers.truth)
+    line = Vocabulary(point.words).line(found)
+    study = tuple(_study(found)) if isinstance(found, Inspection) else ()
+    return Decisions(line, tuple(_rates(found)), study, tuple(_by_class(found)), _MISTAKES[type(found).__name__])
+
+
+_MISTAKES = {"Inspection": "Escapes", "Sorting": "Wrong decisions", "LabelCounts": "Missed"}
+
+
+def _rates(found: Decided) -> Iterator[tuple[str, Rate, str]]:
+    if isinstance(found, Sorting):
+        yield "Wrong decisions", found.errors, "decided images"
+    elif isinstance(found, Inspection):
+        yield "Escapes: defective, decided OK", found.escapes, "defective images"
+        yield "Overkill: good, decided NG", found.overkill, "good images"
+        yield "Under another defect's name", found.mixed_up, "defective images decided NG"
+    else:
+        yield "Missed labels", found.escapes, "labels that images have"
+        yield "Labels said wrongly", found.overkill, "labels that images have not"
+    yield "To a person (REVIEW)", found.review, "images" if not hasattr(found, "by_label") else "labels"
+
+
+def _by_class(found: Decided) -> Iterator[tuple[str, Rate]]:
+    if isinstance(found, Inspection | Sorting):
+        yield from found.by_class.items()
+    else:
+        yield from ((name, one.escapes) for name, one in found.by_label.items())
+
+
+def _study(found: Inspection) -> Iterator[StudyRow]:
+    study, kept = found.study, found.study.acceptable
+    for name, key, rate, usual in (
+        ("Effectiveness", "effectiveness", study.effectiveness, f"at least {100 * EFFECTIVENESS:.0f} %"),
+        ("Miss", "miss", study.miss, f"at most {100 * MISS:.0f} %"),
+        ("False alarm", "false_alarm", study.false_alarm, f"at most {100 * FALSE_ALARM:.0f} %"),
+    ):
+        yield StudyRow(name, rate, rate.value, usual, kept[key])
+    yield StudyRow("Kappa", None, study.kappa, f"at least {KAPPA:.2f}", kept["kappa"])

@@ -1,0 +1,93 @@
+"""Distances against scikit-learn's, and what they tell apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+from cvtune.evaluation.novelty import (
+    KINDS,
+    Kind,
+    Labelled,
+    auroc,
+    choose_novelty,
+    fit_novelty,
+    novelty_limit,
+)
+
+
+def table(n: int, classes: int, seed: int) -> Labelled:
+    """Embeddings of 24 dimensions around a mean of each class, as different in each as networks give them."""
+    means = np.random.default_rng(7).normal(size=(classes, 24)) * 2
+    dice = np.random.default_rng(seed)
+    labels = dice.integers(0, classes, n)
+    return Labelled((means[labels] + dice.normal(size=(n, 24))).astype(np.float32), labels)
+
+
+def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def test_neighbours_are_scikit_learns() -> None:
+    train, new = table(200, 4, 0), table(50, 4, 1)
+    found = fit_novelty("knn", train.embeddings, train.labels)(new.embeddings)
+    assert found.dtype == np.float32
+    near = NearestNeighbors(n_neighbors=5).fit(unit(train.embeddings)).kneighbors(unit(new.embeddings))[0]
+    assert found == pytest.approx(near.mean(axis=1), rel=0.2)  # 1 % of the variance is left out
+    assert np.corrcoef(found, near.mean(axis=1))[0, 1] > 0.98
+
+
+def test_mahalanobis_is_scikit_learns() -> None:
+    train, new = table(400, 4, 0), table(50, 4, 1)
+    fitted = fit_novelty("mahalanobis", train.embeddings, train.labels)
+    space = (unit(train.embeddings) - fitted.mean).astype(np.float64)
+    means = np.stack([space[train.labels == k].mean(axis=0) for k in range(4)])
+    within = LedoitWolf(assume_centered=True).fit(space - means[train.labels])
+    z = unit(new.embeddings) - fitted.mean
+    wanted = np.sqrt(np.min([within.mahalanobis(z - mean) for mean in means], axis=0))
+    assert np.corrcoef(fitted(new.embeddings), wanted)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_class_is_far_away(kind: Kind) -> None:
+    train, new = table(400, 5, 0), table(400, 5, 1)
+    rest = train.where(train.labels != 4)
+    distances = fit_novelty(kind, rest.embeddings, rest.labels)(new.embeddings)
+    assert auroc(distances[new.labels != 4], distances[new.labels == 4]) > 0.95
+
+
+def test_the_better_distance_is_chosen() -> None:
+    train, unseen = table(300, 4, 0), table(200, 4, 1)
+    spoilt = unseen.embeddings + np.random.default_rng(3).normal(size=unseen.embeddings.shape).astype(np.float32)
+    chosen, scores = choose_novelty(train, unseen, [spoilt])
+    assert scores[chosen.kind] == max(scores.values()) > 0.9
+    assert set(scores) == set(KINDS)
+
+
+def test_nothing_to_try_is_no_error() -> None:
+    train = table(40, 2, 0)
+    _, scores = choose_novelty(train, train)
+    assert set(scores.values()) == {0.5}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fewer_images_than_dimensions(kind: Kind) -> None:
+    few = table(6, 2, 0)
+    assert np.isfinite(fit_novelty(kind, few.embeddings, few.labels)(table(30, 2, 1).embeddings)).all()
+    with pytest.raises(ValueError, match="1 embeddings"):
+        fit_novelty(kind, few.embeddings[:1], few.labels[:1])
+
+
+def test_the_limit_is_passed_as_often_as_stated() -> None:
+    train = table(300, 4, 0)
+    distance = fit_novelty("knn", train.embeddings, train.labels)
+    far = distance(table(20_000, 4, 2).embeddings)
+    alarms = [(far > novelty_limit(distance(table(120, 4, 100 + s).embeddings), 0.05)).mean() for s in range(100)]
+    assert np.mean(alarms) == pytest.approx(0.05, abs=0.01)
+    assert novelty_limit(far[:18], 0.05) == math.inf
+    assert novelty_limit(far[:19], 0.05) == far[:19].max()
