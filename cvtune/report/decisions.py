@@ -60,7 +60,8 @@ def _rates(found: Decided) -> Iterator[tuple[str, Rate, str]]:
     elif isinstance(found, Inspection):
         yield "Escapes: defective, decided OK", found.escapes, "defective images"
         yield "Overkill: good, decided NG", found.overkill, "good images"
-        yield "Under another defect's name", found.mixed_up, "defective images decided NG"
+        if len(found.by_class) > 1:
+            yield "Under another defect's name", found.mixed_up, "defective images decided NG"
     else:
         yield "Missed labels", found.escapes, "labels that images have"
         yield "Labels said wrongly", found.overkill, "labels that images have not"

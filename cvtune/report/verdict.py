@@ -10,7 +10,7 @@ from cvtune.evaluation.operating import decided
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_named, told
 from cvtune.evaluation.words import Vocabulary
-from cvtune.report.facts import Facts, Scored
+from cvtune.report.facts import Facts, Point, Scored
 
 
 def headline(facts: Facts) -> str:
@@ -29,15 +29,17 @@ def sentences(facts: Facts) -> tuple[str, ...]:
     """What to know beside the headline."""
     if not facts.scored:
         return ("The run has no test figures so far; they appear when it has ended.",)
-    return (*_decisions(facts), *_weakest(facts.scored[0]), *_folds(facts))
+    how_well = _decisions(facts.point, facts.scored[0]) if facts.point and facts.point.ok else _weakest(facts.scored[0])
+    return (*how_well, *_folds(facts))
 
 
-def _decisions(facts: Facts) -> Iterator[str]:
+def _decisions(point: Point, scored: Scored) -> Iterator[str]:
     """Where a class is good: what escapes, and what is rejected for nothing."""
-    if facts.point is not None and facts.point.ok:
-        answers = facts.scored[0].answers
-        found = decided(facts.point.limits, answers.classes, answers.probabilities, answers.truth)
-        yield f"Decisions: {Vocabulary(facts.point.words).line(found)}."
+    answers = scored.answers
+    found = decided(point.limits, answers.classes, answers.probabilities, answers.truth)
+    yield f"Decisions: {Vocabulary(point.words).line(found)}."
+    if found.review.k:
+        yield f"A person has to look at {found.review} images."
 
 
 def leak_sentence(facts: Facts) -> str:

@@ -74,7 +74,7 @@ def _truth(answers: Answers, row: int) -> str:
 def _said(answers: Answers, row: int) -> str:
     if isinstance(answers, MultiPredictions):
         return _labels(answers.classes, answers.said[row])
-    return f"{answers.classes[int(answers.labels[row])]} {100 * answers.probabilities[row].max():.0f} %"
+    return f"{answers.classes[int(answers.labels[row])]} {answers.probabilities[row].max():.2f}"
 
 
 def _labels(classes: tuple[str, ...], mask: NDArray[np.bool_]) -> str:

@@ -47,6 +47,8 @@ def test_escapes_and_overkill_are_on_top_and_in_a_table(run: RunDir) -> None:
     lead = found.text[: found.text.index("Attribute study")]
     assert "Decisions: escape " in lead
     assert " of 60 (at most " in lead
+    assert "A person has to look at " in lead
+    assert "found, " not in lead, "figures of other limits would contradict"
     assert "Good is ok (by its name). Aim: escape<=5%, overkill<=5%." in found.text
     assert "chosen on 120 images" in found.text
     row = found.cells.index("Escapes: defective, decided OK")
