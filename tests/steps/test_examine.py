@@ -98,12 +98,15 @@ def test_copies_are_searched_once(parts: Path, config: Config, tmp_path: Path, m
     """Until a file changes, or what was kept is damaged."""
     folder = shutil.copytree(parts, tmp_path / "parts")
     first, *_ = sorted(folder.rglob("*.png"))
-    cv2.imwrite(str(first.with_name("again.png")), cv2.imread(str(first))[2:])
+    picture = cv2.imread(str(first))
+    assert picture is not None
+    cv2.imwrite(str(first.with_name("again.png")), picture[2:])
     module, searches = sys.modules["cvtune.steps.examine"], []
 
     def near_pairs(*args: Any, **more: Any) -> tuple[Pair, ...]:
         searches.append(1)
-        return search(*args, **more)
+        found: tuple[Pair, ...] = search(*args, **more)
+        return found
 
     search = module.near_pairs
     monkeypatch.setattr(module, "near_pairs", near_pairs)
