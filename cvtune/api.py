@@ -305,14 +305,14 @@ def compare(
     names = Path(first).name, Path(second).name
     if data is not None:
         asked = [evaluate(bundle, data, progress=progress).predictions for bundle in (first, second)]
-        root, untrusted = Path(data).parent if Path(data).is_file() else Path(data), False
+        folder, untrusted = Path(data), False
     else:
         runs = [load_run(path) for path in (first, second)]
         asked = [_test_answers(run) for run in runs]
         folder = Path(read_json(runs[0].directory.environment)["folder"])
-        root = folder.parent if folder.is_file() else folder
         untrusted = any(load_config(file=run.directory.config).data.untrusted for run in runs)
     both = aligned(*asked)
+    root = folder.parent if folder.is_file() else folder  # a table's paths start beside it
     return Compared(names, both, versus(*both), root, untrusted)
 
 
@@ -351,7 +351,7 @@ def repeat(
         DataError: no picture can be read, or no part has two.
     """
     from cvtune.data.groups import name_groups
-    from cvtune.evaluation.operating import load_point, said
+    from cvtune.evaluation.operating import ChosenPoint
     from cvtune.evaluation.repeatability import repeatability
 
     root, opened = Path(folder), load_bundle(bundle)
@@ -359,7 +359,7 @@ def repeat(
     paths = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
     groups = name_groups(group_by, root, paths) if group_by else [path.rpartition("/")[0] or None for path in paths]
     limits = RunDir(bundle).point
-    point = load_point(limits)[0] if limits.is_file() else None
+    point = ChosenPoint.load(limits) if limits.is_file() else None
     parts, answers, skipped = [], [], []
     for done, (path, group, answer) in enumerate(zip(paths, groups, opened.stream(files), strict=True), start=1):
         progress(done, len(files))
@@ -367,7 +367,7 @@ def repeat(
             skipped.append((path, answer.reason))
         elif group is not None:
             parts.append(group)
-            answers.append(said(point, opened.classes, answer.probabilities) if point else answer.label)
+            answers.append(point.said(answer.probabilities) if point else answer.label)
     found = repeatability(parts, answers)
     if not found.parts:
         raise DataError(

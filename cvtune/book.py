@@ -18,9 +18,10 @@ from cvtune.console import Console, duration
 from cvtune.data.split import Leaks, Split
 from cvtune.evaluation.calibration import Calibration, fit_temperature
 from cvtune.evaluation.objective import Objective
-from cvtune.evaluation.operating import ChosenPoint, decided, place
+from cvtune.evaluation.operating import ChosenPoint, choose_point
 from cvtune.evaluation.task import Figures, task_of, told
-from cvtune.evaluation.words import Decided, Vocabulary, proofs
+from cvtune.evaluation.verdict import Decided
+from cvtune.evaluation.words import point_line, proofs
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import build_report
@@ -157,10 +158,10 @@ class Book:
     def _tell_decisions(self) -> None:
         assert self._point is not None
         side = "test" if "test" in self._decided else "folds"
-        found, objective = self._decided[side], self.objective
+        found = self._decided[side]
         where = () if side == "test" else ("in the folds, by models that had not seen the image",)
-        line = Vocabulary(self.config.objective.words).line(found)
-        self.console.step("point", line, more=(*where, *proofs(objective, found), *self._point.placed.notes))
+        more = (*where, *proofs(self.objective, found), *self._point.notes)
+        self.console.step("point", point_line(found, self._point.words), more=more)
 
     def _without_leaks(self) -> tuple[str, ...]:
         count = len(self.leaks.rows)
@@ -195,7 +196,7 @@ class Book:
 
     def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:
         calibration, point = self._calibrate(logits)
-        thresholds = point.placed.point.reject if point.placed.point.several else ()
+        thresholds = point.limits.reject if point.limits.several else ()
         self._parity, answers = export_bundle(
             self.run.bundle,
             self._product(calibration.temperature, thresholds),
@@ -213,9 +214,9 @@ class Book:
         self._save_weights(classifier, calibration.temperature)
         self._score_sides(answers, calibration.temperature, thresholds)
         figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
-        decisions = {side: decided.to_json() for side, decided in self._decided.items()}
-        metrics = {"model": stage.name, "task": self._task.name, **figures, "decisions": decisions}
-        write_json(self.run.metrics, metrics)
+        decisions = {side: found.to_json() for side, found in self._decided.items()}
+        about = {"model": stage.name, "task": self._task.name}
+        write_json(self.run.metrics, {**about, **figures, "decisions": decisions})
         of = self._metrics.get("test") or self._metrics["folds"]
         self.console.detail("exported", f"{stage.name}: {of.accuracy} images right")
 
@@ -225,8 +226,8 @@ class Book:
         unseen = self.crossed.logits if self.crossed else logits[self._at(rows)]
         calibration = fit_temperature(unseen, self._truth[rows])
         probabilities = self._task.probabilities(unseen, calibration.temperature)
-        placed = place(self.objective, probabilities, self._truth[rows])
-        return calibration, ChosenPoint(self.objective, placed, len(rows), self.config.objective.words)
+        truth, words = self._truth[rows], self.config.objective.words
+        return calibration, choose_point(self.objective, probabilities, truth, words)
 
     def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows of the index stand among the held ones."""
@@ -253,8 +254,7 @@ class Book:
             predictions.save(self.run.predictions(side))
         self._metrics[side] = self._task.score(predictions)
         assert self._point is not None
-        classes, point = self.data.index.classes, self._point.placed.point
-        self._decided[side] = decided(point, classes, answers, self._truth[rows])
+        self._decided[side] = self._point.counted(answers, self._truth[rows])
 
     def _product(self, temperature: float, thresholds: tuple[float, ...]) -> Product:
         return Product(

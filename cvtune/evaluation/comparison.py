@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,26 @@ def better(new: Predictions, old: Predictions) -> Comparison:
     Raises:
         ValueError: the two are not about the same images in the same order.
     """
+    check_same(new, old)
+    change = new.right.astype(np.int64) - old.right.astype(np.int64)
+    return compare(change, balanced_weights(new), new.losses, old.losses)
+
+
+def check_same(new: Any, old: Any) -> None:
+    """Make sure that two models' `Predictions` or `MultiPredictions` are about the same images.
+
+    Raises:
+        ValueError: other images, another order, other classes or another truth.
+    """
     if new.paths != old.paths or new.classes != old.classes or not np.array_equal(new.truth, old.truth):
         raise ValueError("the two models were not asked about the same images in the same order")
-    change = new.right.astype(np.int64) - old.right.astype(np.int64)
-    counts = np.bincount(new.truth, minlength=len(new.classes))
-    return compare(change, 1.0 / (np.count_nonzero(counts) * counts[new.truth]), new.losses, old.losses)
+
+
+def balanced_weights(predictions: Predictions) -> NDArray[np.float64]:
+    """Of each image in balanced accuracy, [N]: 1 / (classes x images of the class); they add up to 1."""
+    counts = np.bincount(predictions.truth, minlength=len(predictions.classes))
+    weights: NDArray[np.float64] = 1.0 / (np.count_nonzero(counts) * counts[predictions.truth])
+    return weights
 
 
 def compare(

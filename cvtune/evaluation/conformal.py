@@ -60,9 +60,17 @@ def fit_sets(
 
 
 def _limit(own: Wide, level: float) -> float:
-    """The ceil((n + 1) * level)-th largest probability of the truth; 0 where n is too small for that."""
-    place = math.ceil(round((len(own) + 1) * level, 9))
-    return float(np.sort(own)[::-1][place - 1]) if place <= len(own) else 0.0
+    """What the probability of the truth reaches as often as `level`; 0 where there are too few for that."""
+    return max(0.0, -upper_limit(-own, level))
+
+
+def upper_limit(scores: NDArray[np.floating[Any]], level: float) -> float:
+    """What a score to come stays within as often as `level`: the ceil((n + 1) * level)-th smallest of n.
+
+    Infinite where n is too small for that.
+    """
+    place = math.ceil(round((len(scores) + 1) * level, 9))
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else math.inf
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from cvtune.errors import RunError
-from cvtune.evaluation.comparison import Comparison, compare
+from cvtune.evaluation.comparison import Comparison, check_same, compare
 from cvtune.evaluation.predictions import FIRST_PROBABILITY, TRUTH, csv_line, read_table
 from cvtune.evaluation.rates import Rate
 from cvtune.rundir import write_bytes
@@ -211,8 +211,7 @@ def better_multi(new: MultiPredictions, old: MultiPredictions) -> Comparison:
     Raises:
         ValueError: the two are not about the same images in the same order.
     """
-    if new.paths != old.paths or new.classes != old.classes or not np.array_equal(new.truth, old.truth):
-        raise ValueError("the two models were not asked about the same images in the same order")
+    check_same(new, old)
     change = _right(new).astype(np.int64) - _right(old).astype(np.int64)
     positive = new.truth.sum(axis=0)
     sizes = np.where(new.truth, positive, len(new.truth) - positive)  # (N, K), images of the same kind

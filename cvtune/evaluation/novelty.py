@@ -10,7 +10,6 @@ that one piece of graph serves both:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -19,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
+
+from cvtune.evaluation.conformal import upper_limit
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -158,8 +159,7 @@ def novelty_limit(distances: Floats, alarms: float) -> float:
         distances: float32 [n].
         alarms: 0 < alarms < 1.
     """
-    place = math.ceil(round((len(distances) + 1) * (1 - alarms), 9))
-    return float(np.sort(distances)[place - 1]) if place <= len(distances) else math.inf
+    return upper_limit(distances, 1 - alarms)
 
 
 def _unit(embeddings: Floats) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -125,8 +125,7 @@ def parse_target(text: str) -> Target:
     upper = found is not None and found[2] in ("<=", "<", "=")
     known = _AIMS if upper else _RIGHTS
     if found is None or name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "for example: escape<=0.5%, overkill<=2%, sensitivity>=99.5%"
+        hint = _near(name, known) or "for example: escape<=0.5%, overkill<=2%, sensitivity>=99.5%"
         raise ConfigError(f"target '{text}': expected a figure, <= or >=, and a share", hint=hint)
     try:
         share = float(found[3]) / (100 if found[4] else 1)
@@ -156,15 +155,17 @@ def good_classes(classes: Sequence[str], asked: Sequence[str] | None) -> tuple[t
         return (found, bool(found)) if len(found) < len(classes) else ((), False)
     wrong = [name for name in asked if name not in classes]
     if wrong:
-        near = difflib.get_close_matches(wrong[0], classes, n=1)
-        raise ConfigError(
-            f"--ok {wrong[0]}: there is no such class; there are {', '.join(classes)}",
-            hint=f"did you mean {near[0]}?" if near else "",
-        )
+        there = ", ".join(classes)
+        raise ConfigError(f"--ok {wrong[0]}: there is no such class; there are {there}", hint=_near(wrong[0], classes))
     found = tuple(sorted({classes.index(name) for name in asked}))
     if len(found) == len(classes):
         raise ConfigError("--ok names every class: there is nothing left that could escape")
     return found, False
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def build_objective(config: ObjectiveConfig, classes: Sequence[str], *, several: bool = False) -> Objective:

@@ -18,12 +18,14 @@ from typing import Any, Final
 import numpy as np
 from cvtune_edge.decision import NEVER, REVIEW, OperatingPoint, defect_scores
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from cvtune.errors import RunError
 from cvtune.evaluation.multilabel import pick_thresholds
 from cvtune.evaluation.objective import Costs, Objective, Target
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.verdict import Inspection, LabelCounts, Sorting, count_labels, inspect, sort
+from cvtune.evaluation.verdict import Decided, count_labels, inspect, sort
+from cvtune.evaluation.words import Words
 from cvtune.rundir import read_json, write_json
 
 Floats = NDArray[np.float32]
@@ -32,6 +34,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 EVEN: Final = 0.5
+_EDGE: Final = 1e-12  # beyond it a probability has no finite odds
 FEW: Final = 20  # images for which a class gets a limit of its own where no class is good
 
 
@@ -50,83 +53,98 @@ class Placed:
 
 @dataclass(frozen=True)
 class ChosenPoint:
-    """operating_point.json: the limits, what they are for, on how many images they were chosen, and how one speaks."""
+    """operating_point.json: the limits, and what should be known of them.
 
-    objective: Objective
-    placed: Placed
-    n: int
-    words: str = "factory"
+    Attributes:
+        limits: as the line has them.
+        classes: K names.
+        guessed: whether the good classes were taken for good by their names.
+        targets: what was aimed at.
+        chosen_on: images.
+        notes: as of :class:`Placed`.
+        words: of the factory or of the clinic.
+    """
+
+    limits: OperatingPoint
+    classes: tuple[str, ...]
+    guessed: bool
+    targets: tuple[str, ...]
+    chosen_on: int
+    notes: tuple[str, ...]
+    words: Words = "factory"
+
+    @property
+    def ok(self) -> tuple[str, ...]:
+        """Names of the good classes."""
+        return tuple(self.classes[position] for position in self.limits.ok)
+
+    def counted(self, probabilities: Floats, truth: NDArray[Any]) -> Decided:
+        """What the limits make of a side: probabilities [N, K] and the truth, int64 [N] or bool [N, K]."""
+        decisions = self.limits.decide(probabilities)
+        if self.limits.several:
+            return count_labels(decisions, truth, self.classes)
+        if self.limits.ok:
+            return inspect(self.limits, decisions, truth, self.classes)
+        return sort(decisions, truth, self.classes)
+
+    def said(self, probabilities: Floats) -> str:
+        """The decision about one image, [K], in words: OK, "NG (dent)", a class, REVIEW; of several labels its own."""
+        decision = self.limits.decide(probabilities[None])[0]
+        if self.limits.several:
+            marks = {1: "", REVIEW: "?"}
+            told = zip(self.classes, decision.tolist(), strict=True)
+            return ";".join(name + marks[one] for name, one in told if one in marks)
+        if decision == REVIEW:
+            return "REVIEW"
+        name = self.classes[int(decision)]
+        return name if not self.limits.ok else "OK" if decision in self.limits.ok else f"NG ({name})"
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        point, classes = self.placed.point, self.objective.classes
         write_json(
             path,
             {
-                "ok": [classes[position] for position in point.ok],
-                "guessed": self.objective.guessed,
-                "targets": [str(target) for target in self.objective.targets],
-                "accept": dict(zip(classes, point.accept, strict=True)),
-                "reject": dict(zip(classes, point.reject, strict=True)),
-                "several": point.several,
-                "chosen_on": self.n,
+                "ok": list(self.ok),
+                "guessed": self.guessed,
+                "targets": list(self.targets),
+                "accept": dict(zip(self.classes, self.limits.accept, strict=True)),
+                "reject": dict(zip(self.classes, self.limits.reject, strict=True)),
+                "several": self.limits.several,
+                "chosen_on": self.chosen_on,
                 "words": self.words,
-                "notes": list(self.placed.notes),
+                "notes": list(self.notes),
             },
         )
 
+    @classmethod
+    def load(cls, path: Path) -> ChosenPoint:
+        """Read the file.
 
-def decided(
-    point: OperatingPoint, classes: tuple[str, ...], probabilities: Floats, truth: NDArray[Any]
-) -> Inspection | Sorting | LabelCounts:
-    """What limits make of a side, counted.
-
-    Args:
-        point: the limits.
-        classes: K names.
-        probabilities: float32 [N, K].
-        truth: int64 [N], or bool [N, K] where an image may have several labels.
-    """
-    decisions = point.decide(probabilities)
-    if point.several:
-        return count_labels(decisions, truth, classes)
-    return inspect(point, decisions, truth, classes) if point.ok else sort(decisions, truth, classes)
-
-
-def said(point: OperatingPoint, classes: tuple[str, ...], probabilities: Floats) -> str:
-    """The decision about one image in words: OK, "NG (dent)", a class, REVIEW; of several labels those it has.
-
-    Args:
-        point: the limits.
-        classes: K names.
-        probabilities: float32 [K].
-    """
-    decision = point.decide(probabilities[None])[0]
-    if point.several:
-        marks = {1: "", REVIEW: "?"}
-        return ";".join(
-            name + marks[int(one)] for name, one in zip(classes, decision, strict=True) if int(one) in marks
-        )
-    if decision == REVIEW:
-        return "REVIEW"
-    name = classes[int(decision)]
-    return name if not point.ok else "OK" if decision in point.ok else f"NG ({name})"
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        value: Any = read_json(path)
+        try:
+            classes, ok = tuple(value["reject"]), value["ok"]
+            accept, reject = (tuple(float(value[side][name]) for name in classes) for side in ("accept", "reject"))
+            limits = OperatingPoint(tuple(map(classes.index, ok)), accept, reject, several=bool(value["several"]))
+            return cls(
+                limits,
+                classes,
+                bool(value["guessed"]),
+                tuple(value["targets"]),
+                int(value["chosen_on"]),
+                tuple(value["notes"]),
+                "clinic" if value["words"] == "clinic" else "factory",
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: damaged, not an operating point ({error!r})", hint="fit the run again") from error
 
 
-def load_point(path: Path) -> tuple[OperatingPoint, dict[str, Any]]:
-    """Read operating_point.json: the limits, and everything that the file says.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
-    value: Any = read_json(path)
-    try:
-        accept, classes = value["accept"], list(value["reject"])
-        ok = tuple(classes.index(name) for name in value["ok"])
-        limits = tuple(float(accept[name]) for name in classes), tuple(float(x) for x in value["reject"].values())
-        return OperatingPoint(ok, *limits, several=bool(value["several"])), value
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: not an operating point ({error})", hint="fit the run again") from error
+def choose_point(objective: Objective, probabilities: Floats, truth: NDArray[Any], words: Words) -> ChosenPoint:
+    """Choose the limits, and say what for; arguments as for :func:`place`."""
+    placed, targets = place(objective, probabilities, truth), tuple(map(str, objective.targets))
+    return ChosenPoint(placed.point, objective.classes, objective.guessed, targets, len(truth), placed.notes, words)
 
 
 def place(objective: Objective, probabilities: Floats, truth: NDArray[Any]) -> Placed:
@@ -276,11 +294,10 @@ def _own(
 
 def _band(score: Wide, likely: Ints, accept: Wide, reject: Wide, share: float) -> tuple[Wide, Wide]:
     """Widen the limits, alike in the odds, until the share of the images lies between them."""
-    odds = _logit(score)
-    low, high = _logit(accept), _logit(reject)
+    odds, low, high = (logit(np.clip(p, _EDGE, 1 - _EDGE)) for p in (score, accept, reject))
     away = np.maximum(low[likely] - odds, odds - high[likely])  # <= 0 for what lies between the limits already
     width = max(0.0, _cut(away, share))
-    return np.minimum(accept, _expit(low - width)), np.maximum(reject, _expit(high + width))
+    return np.minimum(accept, expit(low - width)), np.maximum(reject, expit(high + width))
 
 
 def _cut(values: Wide, share: float) -> float:
@@ -353,12 +370,3 @@ def _several(objective: Objective, wide: Wide, truth: Bools) -> Placed:
             one, which = slice(label, label + 1), np.zeros(len(scores), np.int64)
             accept[one], reject[one] = _band(scores, which, accept[one], reject[one], objective.review)
     return Placed(OperatingPoint((), tuple(accept.tolist()), tuple(reject.tolist()), several=True), tuple(notes))
-
-
-def _logit(p: Wide) -> Wide:
-    clipped = np.clip(p, 1e-12, 1 - 1e-12)
-    return np.log(clipped) - np.log1p(-clipped)
-
-
-def _expit(x: Wide) -> Wide:
-    return 1 / (1 + np.exp(-x))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cvtune.errors import DataError
+from cvtune.evaluation.comparison import balanced_weights, check_same
 from cvtune.evaluation.multilabel import MultiPredictions
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
@@ -127,8 +128,7 @@ def versus(first: Answers, second: Answers, *, seed: int = 0) -> Versus:
     Raises:
         ValueError: other images.
     """
-    if first.paths != second.paths or first.classes != second.classes:
-        raise ValueError("the two models were not asked about the same images in the same order")
+    check_same(first, second)
     right, left = second.right & ~first.right, first.right & ~second.right
     changed = int(right.sum() + left.sum())
     sure = second.probabilities.max(axis=1)
@@ -151,8 +151,7 @@ def _differences(first: Answers, second: Answers, seed: int) -> tuple[Difference
     change = second.right.astype(float) - first.right.astype(float)
     figures: dict[str, tuple[Wide, Wide]] = {"accuracy": (change, np.ones(len(change)))}
     if isinstance(first, Predictions):
-        counts = np.bincount(first.truth, minlength=len(first.classes))
-        figures["balanced accuracy"] = (change, len(change) / (np.count_nonzero(counts) * counts[first.truth]))
+        figures["balanced accuracy"] = (change, balanced_weights(first))
     figures["log-loss"] = (second.losses - first.losses, np.ones(len(change)))
     return tuple(_bootstrap(name, *figure, seed=seed) for name, figure in figures.items())
 

@@ -137,6 +137,9 @@ class LabelCounts:
         return {**rates, "by_label": {name: one.to_json() for name, one in self.by_label.items()}}
 
 
+Decided = Inspection | Sorting | LabelCounts
+
+
 def told(rate: Rate) -> dict[str, Any]:
     """A rate with its interval and what it is at most."""
     return {**rate.to_json(), "at_most": rate.at_most}

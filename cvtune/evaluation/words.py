@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from cvtune.evaluation.objective import Aim, Objective
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.verdict import NAMES, Inspection, LabelCounts, Sorting, proof
+from cvtune.evaluation.verdict import NAMES, Decided, Sorting, proof
 
 Words = Literal["factory", "clinic"]
-Decided = Inspection | Sorting | LabelCounts
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """How a user speaks of decisions."""
+def point_line(found: Decided, words: Words = "factory") -> str:
+    """One line: the mistakes that count, with what they are at most, and who has to look."""
+    return ", ".join([*_mistakes(found, words), f"REVIEW {found.review}"])
 
-    words: Words = "factory"
 
-    def line(self, found: Decided) -> str:
-        """One line: the mistakes that count, with what they are at most, and who has to look."""
-        return ", ".join([*self._mistakes(found), f"REVIEW {found.review}"])
-
-    def _mistakes(self, found: Decided) -> Iterator[str]:
-        if isinstance(found, Sorting):
-            yield f"wrong {found.errors} decided ({_at_most(found.errors)})"
-        elif self.words == "clinic":
-            looked = f", {found.review_defects.k} of them by REVIEW" if found.review_defects.k else ""
-            yield f"sensitivity {_rest(found.escapes)} ({_at_least(found.escapes)}{looked})"
-            yield f"specificity {_rest(found.overkill)} ({_at_least(found.overkill)})"
-        else:
-            yield f"escape {found.escapes} ({_at_most(found.escapes)})"
-            yield f"overkill {found.overkill} ({_at_most(found.overkill)})"
+def _mistakes(found: Decided, words: Words) -> Iterator[str]:
+    if isinstance(found, Sorting):
+        yield f"wrong {found.errors} decided ({_at_most(found.errors)})"
+    elif words == "clinic":
+        looked = f", {found.review_defects.k} of them by REVIEW" if found.review_defects.k else ""
+        yield f"sensitivity {_rest(found.escapes)} ({_at_least(found.escapes)}{looked})"
+        yield f"specificity {_rest(found.overkill)} ({_at_least(found.overkill)})"
+    else:
+        yield f"escape {found.escapes} ({_at_most(found.escapes)})"
+        yield f"overkill {found.overkill} ({_at_most(found.overkill)})"
 
 
 def _rest(mistakes: Rate) -> Rate:

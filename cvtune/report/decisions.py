@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cvtune.evaluation.operating import decided
+from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.verdict import EFFECTIVENESS, FALSE_ALARM, KAPPA, MISS, Inspection, Sorting
-from cvtune.evaluation.words import Decided, Vocabulary
-from cvtune.report.facts import Point, Scored
+from cvtune.evaluation.verdict import EFFECTIVENESS, FALSE_ALARM, KAPPA, MISS, Decided, Inspection, Sorting
+from cvtune.report.facts import Scored
 
 
 @dataclass(frozen=True)
@@ -28,27 +27,23 @@ class Decisions:
     """What one side's decisions came to.
 
     Attributes:
-        line: all of it in a line.
         rates: name, rate and what it is of.
         study: of the images that were decided; empty where no class is good.
         by_class: mistakes of each class.
         mistake: what they are.
     """
 
-    line: str
     rates: tuple[tuple[str, Rate, str], ...]
     study: tuple[StudyRow, ...]
     by_class: tuple[tuple[str, Rate], ...]
     mistake: str
 
 
-def decisions_of(scored: Scored, point: Point) -> Decisions:
+def decisions_of(scored: Scored, point: ChosenPoint) -> Decisions:
     """Decide the answers of a side and count."""
-    answers = scored.answers
-    found = decided(point.limits, answers.classes, answers.probabilities, answers.truth)
-    line = Vocabulary(point.words).line(found)
+    found = point.counted(scored.answers.probabilities, scored.answers.truth)
     study = tuple(_study(found)) if isinstance(found, Inspection) else ()
-    return Decisions(line, tuple(_rates(found)), study, tuple(_by_class(found)), _MISTAKES[type(found).__name__])
+    return Decisions(tuple(_rates(found)), study, tuple(_by_class(found)), _MISTAKES[type(found).__name__])
 
 
 _MISTAKES = {"Inspection": "Escapes", "Sorting": "Wrong decisions", "LabelCounts": "Missed"}

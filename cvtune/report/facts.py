@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cvtune_edge.decision import OperatingPoint
 from cvtune_edge.manifest import MANIFEST_FILE, Manifest
 
 from cvtune.audit import Finding, Suspect, load_audit, load_suspects
@@ -19,11 +18,10 @@ from cvtune.errors import RunError
 from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
-from cvtune.evaluation.operating import load_point
+from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_named
-from cvtune.evaluation.words import Words
 from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
 from cvtune.rundir import SIDES, RunDir, read_json, read_text
 
@@ -68,29 +66,6 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Point:
-    """The limits of the decisions.
-
-    Attributes:
-        limits: as the line has them.
-        ok: the good classes.
-        guessed: whether they were taken for good by their names.
-        targets: what was aimed at.
-        chosen_on: images.
-        notes: what should be known of them.
-        words: of the factory or of the clinic.
-    """
-
-    limits: OperatingPoint
-    ok: tuple[str, ...]
-    guessed: bool
-    targets: tuple[str, ...]
-    chosen_on: int
-    notes: tuple[str, ...]
-    words: Words
-
-
-@dataclass(frozen=True)
 class Facts:
     """Everything the report shows; empty or None where the run does not have it (yet).
 
@@ -116,7 +91,7 @@ class Facts:
     scored: tuple[Scored, ...]
     leak: Leak | None
     calibration: Calibration | None
-    point: Point | None
+    point: ChosenPoint | None
     manifest: Manifest | None
     model_bytes: int
     config: str
@@ -184,7 +159,7 @@ def read_facts(run: RunDir) -> Facts:
         scored=scored,
         leak=_leak(run, metrics, findings, scored),
         calibration=_if_there(run.calibration, Calibration.load),
-        point=_if_there(run.point, _point),
+        point=_if_there(run.point, ChosenPoint.load),
         manifest=manifest,
         model_bytes=model.stat().st_size if model.is_file() else 0,
         config=config,
@@ -203,22 +178,6 @@ def _read_tree(path: Path) -> Mapping[str, Any]:
     if not isinstance(tree, dict):
         raise RunError(f"{path}: damaged (no names in it)", hint="fit the run again")
     return tree
-
-
-def _point(path: Path) -> Point:
-    limits, tree = load_point(path)
-    try:
-        return Point(
-            limits,
-            tuple(tree["ok"]),
-            bool(tree["guessed"]),
-            tuple(tree["targets"]),
-            int(tree["chosen_on"]),
-            tuple(tree["notes"]),
-            "clinic" if tree["words"] == "clinic" else "factory",
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: damaged ({error!r})", hint="fit the run again") from error
 
 
 def _task(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest | None) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
-from cvtune.evaluation.operating import decided
+from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_named, told
-from cvtune.evaluation.words import Vocabulary
-from cvtune.report.facts import Facts, Point, Scored
+from cvtune.evaluation.words import point_line
+from cvtune.report.facts import Facts, Scored
 
 
 def headline(facts: Facts) -> str:
@@ -33,11 +33,10 @@ def sentences(facts: Facts) -> tuple[str, ...]:
     return (*how_well, *_folds(facts))
 
 
-def _decisions(point: Point, scored: Scored) -> Iterator[str]:
+def _decisions(point: ChosenPoint, scored: Scored) -> Iterator[str]:
     """Where a class is good: what escapes, and what is rejected for nothing."""
-    answers = scored.answers
-    found = decided(point.limits, answers.classes, answers.probabilities, answers.truth)
-    yield f"Decisions: {Vocabulary(point.words).line(found)}."
+    found = point.counted(scored.answers.probabilities, scored.answers.truth)
+    yield f"Decisions: {point_line(found, point.words)}."
     if found.review.k:
         yield f"A person has to look at {found.review} images."
 

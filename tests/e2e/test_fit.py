@@ -24,7 +24,7 @@ import cvtune as library
 from cvtune.bundle.export import export_bundle
 from cvtune.errors import GateError
 from cvtune.evaluation.comparison import Comparison
-from cvtune.evaluation.operating import load_point, said
+from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
 from cvtune.rundir import Terminated
 from tests.e2e.conftest import STEEL, rows, snapshot, tree
@@ -357,12 +357,12 @@ def test_decisions_are_counted_and_told(parts: Path, quick_config: Path, tmp_pat
     """The counts are those of the predictions and of operating_point.json."""
     asked = {"target": ["escape<=30%", "overkill<=30%"], "train.tail.steps": 0, "train.all.steps": 0}
     run = library.fit(parts, out=tmp_path / "run", config=quick_config, settings=asked)
-    point, facts = load_point(run.path / "operating_point.json")
-    assert (facts["ok"], facts["guessed"]) == (["ok"], True)
+    point = ChosenPoint.load(run.path / "operating_point.json")
+    assert (point.ok, point.guessed) == (("ok",), True)
     answers = Predictions.load(run.path / "predictions-test.csv")
-    decisions, defect = point.decide(answers.probabilities), answers.truth != answers.classes.index("ok")
+    decisions, defect = point.limits.decide(answers.probabilities), answers.truth != answers.classes.index("ok")
     found = run.metrics["decisions"]["test"]
-    assert (found["escapes"]["k"], found["escapes"]["n"]) == (int(point.is_ok(decisions)[defect].sum()), 12)
+    assert (found["escapes"]["k"], found["escapes"]["n"]) == (int(point.limits.is_ok(decisions)[defect].sum()), 12)
     assert found["review"]["k"] == int((decisions == REVIEW).sum()) > 0
     summary = (run.path / "summary.txt").read_text(encoding="utf-8")
     assert "objective good is ok (by its name; --ok CLASS or --no-ok says otherwise); escape<=30%, overkill<=30%" in (
@@ -438,11 +438,11 @@ def test_parts_are_shown_several_times(quick_run: Path, tmp_path: Path, cvtune: 
     assert len(found["parts"]) == 8
     assert f"{found['one_answer']['k']} of 8 parts got one decision in all their pictures" in out
     assert "not read: ok/p000000-9.png" in out
-    point = load_point(quick_run / "operating_point.json")[0]
+    point = ChosenPoint.load(quick_run / "operating_point.json")
     run = library.load_run(quick_run)
     shots = sorted((tmp_path / "views" / "dent").glob("p000001-*.png"))
     answers = [answer for answer in run.predict(shots) if isinstance(answer, Prediction)]
-    wanted = [said(point, run.classes, answer.probabilities) for answer in answers]
+    wanted = [point.said(answer.probabilities) for answer in answers]
     assert found["parts"]["dent/p000001"] == {name: wanted.count(name) for name in set(wanted)}
     assert "got one label" in cvtune("repeat", quick_run / "bundle", tmp_path / "views")[1]
     assert cvtune("repeat", quick_run, shots[0])[0] == 2

@@ -10,26 +10,26 @@ import pytest
 from cvtune.config import ObjectiveConfig
 from cvtune.errors import ConfigError, RunError
 from cvtune.evaluation.objective import build_objective
-from cvtune.evaluation.operating import ChosenPoint, load_point, place
+from cvtune.evaluation.operating import ChosenPoint, choose_point, place
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.verdict import Inspection, Sorting, Study, count_labels
-from cvtune.evaluation.words import Vocabulary, proofs
-from cvtune.rundir import write_json
+from cvtune.evaluation.words import point_line, proofs
+from cvtune.rundir import read_json, write_json
 
 STUDY = Study(Rate(58, 60), Rate(1, 18), Rate(1, 42), 0.9)
 FOUND = Inspection(Rate(1, 19), Rate(2, 42), Rate(3, 61), Rate(2, 19), Rate(0, 16), {}, STUDY)
 
 
 def test_the_words_of_the_factory_and_of_the_clinic() -> None:
-    assert Vocabulary("factory").line(FOUND) == (
+    assert point_line(FOUND, "factory") == (
         "escape 1 of 19 (at most 22.6 % at 95 %), overkill 2 of 42 (at most 14.2 % at 95 %), REVIEW 3 of 61"
     )
-    assert Vocabulary("clinic").line(FOUND) == (
+    assert point_line(FOUND, "clinic") == (
         "sensitivity 18 of 19 (at least 77.4 % at 95 %, 2 of them by REVIEW), "
         "specificity 40 of 42 (at least 85.8 % at 95 %), REVIEW 3 of 61"
     )
     sorting = Sorting(Rate(24, 630), Rate(0, 630), {}, {})
-    assert Vocabulary().line(sorting) == "wrong 24 of 630 decided (at most 5.3 % at 95 %), REVIEW 0 of 630"
+    assert point_line(sorting) == "wrong 24 of 630 decided (at most 5.3 % at 95 %), REVIEW 0 of 630"
 
 
 def test_targets_are_judged_by_what_was_counted() -> None:
@@ -78,11 +78,12 @@ def test_an_operating_point_comes_back_from_its_file(tmp_path: Path) -> None:
     objective = build_objective(ObjectiveConfig(review_rate=0.2), ("dent", "ok"))
     probabilities = np.random.default_rng(0).dirichlet([1, 1], 50).astype(np.float32)
     truth = (probabilities[:, 1] > 0.5).astype(np.int64)
-    chosen = ChosenPoint(objective, place(objective, probabilities, truth), 50)
+    chosen = choose_point(objective, probabilities, truth, "clinic")
     chosen.save(path)
-    point, facts = load_point(path)
-    assert point == chosen.placed.point
+    facts, loaded = read_json(path), ChosenPoint.load(path)
+    assert loaded == chosen
+    assert loaded.limits == place(objective, probabilities, truth).point
     assert (facts["ok"], facts["guessed"], facts["chosen_on"]) == (["ok"], True, 50)
     write_json(path, {**facts, "accept": {}})
     with pytest.raises(RunError, match="not an operating point"):
-        load_point(path)
+        ChosenPoint.load(path)

@@ -10,7 +10,7 @@ import pytest
 from cvtune.config import ObjectiveConfig
 from cvtune.errors import RunError
 from cvtune.evaluation.objective import build_objective
-from cvtune.evaluation.operating import ChosenPoint, place
+from cvtune.evaluation.operating import choose_point
 from cvtune.evaluation.predictions import Predictions
 from cvtune.report import build_report
 from cvtune.rundir import RunDir, read_json, write_json
@@ -30,8 +30,7 @@ def add_point(run: RunDir, **settings: object) -> None:
     answers = Predictions.load(run.predictions("test"))
     config = ObjectiveConfig.model_validate(settings)
     objective = build_objective(config, answers.classes)
-    placed = place(objective, answers.probabilities, answers.truth)
-    ChosenPoint(objective, placed, 120, config.words).save(run.point)
+    choose_point(objective, answers.probabilities, answers.truth, config.words).save(run.point)
 
 
 def page(run: RunDir) -> Page:
@@ -80,7 +79,7 @@ def test_labels_are_counted(tmp_path: Path) -> None:
     run = write_multi_run(tmp_path / "run", tmp_path, paths)
     answers = several(paths)
     objective = build_objective(ObjectiveConfig(), answers.classes, several=True)
-    ChosenPoint(objective, place(objective, answers.probabilities, answers.truth), 40).save(run.point)
+    choose_point(objective, answers.probabilities, answers.truth, "factory").save(run.point)
     found = page(run)
     assert "Missed labels" in found.cells
     assert "Labels said wrongly" in found.cells
