@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
-from cvtune.bundle.export import Product, export_bundle
+from cvtune.bundle.enclose import enclose
+from cvtune.bundle.export import Exported, Product, export_bundle
 from cvtune.bundle.gate import Parity
 from cvtune.config import Config
 from cvtune.console import Console, duration
+from cvtune.data.index import write_rows
 from cvtune.data.split import Leaks, Split
-from cvtune.evaluation.calibration import Calibration, fit_temperature
+from cvtune.evaluation.calibration import Calibration, fit_calibration
 from cvtune.evaluation.objective import Objective
 from cvtune.evaluation.operating import ChosenPoint, choose_point
+from cvtune.evaluation.reliability import reliability
+from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import Figures, task_of, told
 from cvtune.evaluation.verdict import Decided
 from cvtune.evaluation.words import point_line, proofs
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
-from cvtune.report import build_report
+from cvtune.report import CARD, build_card, build_report
 from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
-from cvtune.steps import Crossed, Data, FinalFit, wants_final
+from cvtune.steps import Crossed, Data, Evidence, FinalFit, Shown, Strange, wants_final
 from cvtune.training.checkpoint import sweep
 from cvtune.training.session import Floats, StageResult
 
@@ -50,6 +55,7 @@ class Book:
         leaks: test images that have a partner on the training side.
         objective: what the decisions are for.
         crossed: the answers of a cross-validation, where one took the place of a test side.
+        strangeness: how strange the images are to a model.
     """
 
     run: RunDir
@@ -61,7 +67,8 @@ class Book:
     held: NDArray[np.int64]
     leaks: Leaks
     objective: Objective
-    crossed: Crossed | None = None
+    crossed: Crossed | None
+    strangeness: Callable[..., Strange | None]
 
     def __post_init__(self) -> None:
         index = self.data.index
@@ -71,6 +78,11 @@ class Book:
         self._decided: dict[str, Decided] = {}
         self._point: ChosenPoint | None = None
         self._parity: Parity | None = None
+        self._strange: Strange | None = None
+        self._answers: dict[str, Any] = {}
+        self._shipped: Classifier | None = None
+        self._frozen = True
+        self._studies = Studies()
         self._task = task_of(index)
         self._paths = [image.path for image in index.images]
         self._truth = self._task.truth(index)
@@ -96,8 +108,8 @@ class Book:
         Its figures are those of the folds and of the test side: it has seen val and calib.
         """
         self.crossed, self.split, self.leaks = final.crossed, final.split, final.leaks
-        self._metrics.clear()
-        self._decided.clear()
+        for kept in (self._metrics, self._decided, self._answers):
+            kept.clear()
         self.add(final.stage, final.classifier)
         for side in ("val", "calib"):
             self.run.predictions(side).unlink(missing_ok=True)
@@ -137,6 +149,7 @@ class Book:
         if early:
             self.console.step(*early[:2], more=early[2:])
         write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
+        enclose(self.run.bundle, CARD, build_card(self.run).encode("utf-8", "replace"))
         build_report(self.run)  # which shows the summary
 
     @staticmethod
@@ -162,6 +175,8 @@ class Book:
         where = () if side == "test" else ("in the folds, by models that had not seen the image",)
         more = (*where, *proofs(self.objective, found), *self._point.notes)
         self.console.step("point", point_line(found, self._point.words), more=more)
+        for one in self._studies.novelty.foreign if self._studies.novelty else ():
+            self.console.step("unknown", f"{one.review} images of {one.folder} go to REVIEW (AUROC {one.auroc:.3f})")
 
     def _without_leaks(self) -> tuple[str, ...]:
         count = len(self.leaks.rows)
@@ -197,9 +212,9 @@ class Book:
     def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:
         calibration, point = self._calibrate(logits)
         thresholds = point.limits.reject if point.limits.several else ()
-        self._parity, answers = export_bundle(
+        exported = export_bundle(
             self.run.bundle,
-            self._product(calibration.temperature, thresholds),
+            self._product(calibration, thresholds),
             classifier,
             logits=logits,
             root=self.data.index.root,
@@ -208,39 +223,102 @@ class Book:
             limits=self.data.options,
             progress=lambda done, of: self.console.progress("parity", done, of),
         )
+        self._parity, answers = exported.parity, exported.probabilities
+        self._frozen, self._shipped = stage.plan is None, classifier
+        self._strange = self._compare(classifier, exported)
+        if self._strange and math.isfinite(limit := self._strange.study.limit):
+            notes = (*point.notes, str(self._strange.study))
+            point = replace(point, limits=replace(point.limits, novelty=limit), notes=notes)
         calibration.save(self.run.calibration)
         point.save(self.run.point)
         self._point = point
-        self._save_weights(classifier, calibration.temperature)
-        self._score_sides(answers, calibration.temperature, thresholds)
+        self._save_weights(classifier, calibration)
+        self._score_sides(answers, calibration, thresholds)
         figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
         decisions = {side: found.to_json() for side, found in self._decided.items()}
         about = {"model": stage.name, "task": self._task.name}
-        write_json(self.run.metrics, {**about, **figures, "decisions": decisions})
+        honesty = self._reliability(logits)
+        write_json(self.run.metrics, {**about, **figures, "decisions": decisions, "reliability": honesty})
         of = self._metrics.get("test") or self._metrics["folds"]
         self.console.detail("exported", f"{stage.name}: {of.accuracy} images right")
 
     def _calibrate(self, logits: Floats) -> tuple[Calibration, ChosenPoint]:
-        """Temperature and limits of the decisions, from images that were not trained on."""
+        """Calibration and limits of the decisions, from images that were not trained on."""
         rows = self.crossed.rows if self.crossed else self.split.indices("calib")
         unseen = self.crossed.logits if self.crossed else logits[self._at(rows)]
-        calibration = fit_temperature(unseen, self._truth[rows])
-        probabilities = self._task.probabilities(unseen, calibration.temperature)
+        calibration = fit_calibration(unseen, self._truth[rows], seed=self.config.seed)
+        probabilities = self._task.probabilities(unseen, calibration)
         truth, words = self._truth[rows], self.config.objective.words
         return calibration, choose_point(self.objective, probabilities, truth, words)
+
+    def _compare(self, classifier: Classifier, exported: Exported) -> Strange | None:
+        """How strange the images are to the model that is shipped."""
+        trial = self.crossed.trial if self.crossed else None
+        if self.crossed and trial is None and self._strange:  # the model that was chosen stands for the folds
+            trial = self._strange.trial
+        if self.crossed and trial is None:
+            return None
+        unseen = np.union1d(self.split.indices("val"), self.split.indices("calib"))
+        if not wants_final(self.config, self.split):
+            unseen = self.split.indices("calib")
+        shown = Shown(self.split.indices("train"), unseen, self.held, exported.embeddings, exported.there)
+        found = self.strangeness(classifier.backbone, shown, frozen=self._frozen, trial=trial)
+        if found is None:
+            self.run.novelty.unlink(missing_ok=True)
+        else:
+            found.novelty.save(self.run.novelty)
+        return found
+
+    def _distances(self, side: str, rows: NDArray[np.int64]) -> Floats | None:
+        """How strange the images of a side are; those of the folds to models that had not seen them."""
+        if self._strange is None:
+            return None
+        if side == "folds":
+            return self._strange.trial.distances[self._strange.trial.best]
+        return self._strange.distances[self._at(rows)]
+
+    def _write_distances(self) -> None:
+        """novelty.csv: of the images whose decisions the report counts."""
+        told: list[tuple[str, str]] = []
+        for side, rows in self._reported.items():
+            distances = self._distances(side, rows)
+            if distances is not None:
+                told += zip((self._paths[row] for row in rows), map(repr, distances.tolist()), strict=True)
+        write_rows(self.run.distances, ("path", "distance"), told)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the report shows of the model that is shipped."""
+        side = "test" if "test" in self._answers else "folds"
+        rows, strange = self._reported[side], self._strange
+        assert self._shipped is not None
+        answers, distances = self._answers[side], self._distances(side, rows)
+        return Evidence(self._shipped, side, rows, answers, distances, strange, self._frozen)
+
+    def studied(self, studies: Studies) -> None:
+        """Write down what else was found out about it."""
+        studies.save(self.run.studies)
+        self._studies = studies
+
+    @property
+    def _reported(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the sides that the report shows."""
+        folds = {"folds": self.crossed.rows} if self.crossed else {}
+        return {**folds, "test": self.split.indices("test")}
 
     def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows of the index stand among the held ones."""
         return np.searchsorted(self.held, rows)
 
-    def _score_sides(self, answers: Floats, temperature: float, thresholds: tuple[float, ...]) -> None:
+    def _score_sides(self, answers: Floats, calibration: Calibration, thresholds: tuple[float, ...]) -> None:
         if self.crossed:
-            unseen = self._task.probabilities(self.crossed.logits, temperature)
+            unseen = self._task.probabilities(self.crossed.logits, calibration)
             self._score("folds", self.crossed.rows, unseen, thresholds, keep=True)
         for side in ("val", "calib", "test"):
             rows = self.split.indices(side)
             if len(rows):
                 self._score(side, rows, answers[self._at(rows)], thresholds, keep=True)
+        self._write_distances()
         rows = np.setdiff1d(self.split.indices("test"), np.array(self.leaks.rows, np.int64))
         if self.leaks.rows and len(rows):
             self._score("test_without_leaks", rows, answers[self._at(rows)], thresholds, keep=False)
@@ -252,23 +330,40 @@ class Book:
         predictions = self._task.predictions(paths, self._truth[rows], answers, self.data.index.classes, thresholds)
         if keep:
             predictions.save(self.run.predictions(side))
+            self._answers[side] = predictions
         self._metrics[side] = self._task.score(predictions)
         assert self._point is not None
-        self._decided[side] = self._point.counted(answers, self._truth[rows])
+        distances = self._distances(side, rows)
+        self._decided[side] = self._point.counted(answers, self._truth[rows], distances)
 
-    def _product(self, temperature: float, thresholds: tuple[float, ...]) -> Product:
+    def _reliability(self, logits: Floats) -> dict[str, Any]:
+        """Of the sides that were not trained on, before the calibration and after; calib's own flatters the latter."""
+        raw = {side: logits[self._at(self.split.indices(side))] for side in ("test", "calib")}
+        if self.crossed:
+            raw["folds"] = self.crossed.logits
+        found: dict[str, Any] = {}
+        for side in (side for side in raw if side in self._answers):
+            after = self._answers[side]
+            before = reliability(self._task.probabilities(raw[side]), after.truth)
+            found[side] = {
+                "before": before.to_json(),
+                "after": reliability(after.probabilities, after.truth).to_json(),
+            }
+        return found
+
+    def _product(self, calibration: Calibration, thresholds: tuple[float, ...]) -> Product:
         return Product(
             name=self.run.root.resolve().name,
             classes=self.data.index.classes,
             backbone=self.weights.backbone,
             weights=self.weights.record(),
             preprocessing=self.data.frame,
-            temperature=temperature,
+            calibration=calibration,
             task=self._task.name,
             thresholds=thresholds,
         )
 
-    def _save_weights(self, classifier: Classifier, temperature: float) -> None:
+    def _save_weights(self, classifier: Classifier, calibration: Calibration) -> None:
         tensors = {name: value.contiguous() for name, value in classifier.state_dict().items()}
         write_bytes(self.run.weights, save_tensors(tensors))
         write_json(
@@ -282,6 +377,8 @@ class Book:
                 "std": list(self.data.frame.std),
                 "window": self.data.frame.window,
                 "head": "linear" if isinstance(classifier.head, LinearHead) else type(classifier.head).__qualname__,
-                "temperature": temperature,
+                "temperature": calibration.temperature,
+                "scales": list(calibration.scales),
+                "shifts": list(calibration.shifts),
             },
         )

@@ -36,6 +36,7 @@ class DataConfig(_Section):
     folds: int | None = Field(None, ge=2, le=50)  # cross-validate instead of holding a test side back
     new_split: bool = False  # deal the images out anew instead of keeping the sides of earlier runs
     near_duplicates: bool = True  # look for re-encoded, resized and cropped copies and keep them together
+    unknown: tuple[str, ...] = ()  # folders of what is none of the classes: how much of it goes to REVIEW
     untrusted: bool = False  # decode in a child process with limits of time and memory
     max_pixels: int = Field(200_000_000, ge=1)  # width times height of a file, by its header
     max_bytes: int = Field(2**31 - 1, ge=1, le=2**31 - 1)  # of a file
@@ -146,6 +147,7 @@ class ObjectiveConfig(_Section):
     target: tuple[str, ...] = ()  # "escape<=0.5%", "overkill<=2%", "error<=1%", "sensitivity>=99%", "specificity>=98%"
     targets: dict[str, str] = {}  # of single classes: {"crack": "escape<=0.1%"}
     review_rate: float | None = Field(None, gt=0, lt=1)  # share of the images that a person may look at
+    novelty: float = Field(0.01, ge=0, lt=0.5)  # share of known images that may go to REVIEW as never seen; 0: no limit
     guarantee: bool = False  # calib has to prove the targets at 95 %, not to meet them in the mean
     costs: CostsConfig | None = None
     words: Literal["factory", "clinic"] = "factory"  # escape and overkill, or sensitivity and specificity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from cvtune import steps
@@ -58,13 +59,16 @@ def fit(
         crossed = steps.cross_validate(lab)
         session = steps.prepare(lab, split, crossed=crossed)
         held = session.material.held
-        book = Book(run, config, data, split, weights, console, held, found.leaked, objective, crossed)
+        strange = partial(steps.strangeness, lab)
+        book = Book(run, config, data, split, weights, console, held, found.leaked, objective, crossed, strange)
         with book.guard():
             for stage in stages(session):
                 stop.arm()
                 book.add(stage, session.classifier)
             if final := steps.final_fit(lab, split, session):
                 book.add_final(final)
+            if not stop:
+                book.studied(steps.study(lab, session, book.evidence))
         return book.close(stopped=stop.exit_code)
 
 

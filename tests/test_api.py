@@ -71,7 +71,7 @@ def test_fit_gives_a_run(quick_run: Path, run: cvtune.Run) -> None:
     assert run.exit_code == 0
     assert run.classes == ("dent", "ok", "scratch", "stain")
     assert run.bundle.manifest.backbone == "test_efficientnet"
-    assert set(run.metrics) == {"model", "task", "val", "calib", "test", "decisions"}
+    assert set(run.metrics) == {"model", "task", "val", "calib", "test", "decisions", "reliability"}
     assert run.metrics["test"]["n"] == 16
 
 

@@ -14,11 +14,12 @@ from cvtune_edge.decode import ReadOptions
 from cvtune_edge.manifest import SCHEMA, Manifest, file_sha256
 from cvtune_edge.runtime import Bundle
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 
 from cvtune.bundle.gate import Parity, answers, check, compare
 from cvtune.bundle.graph import Task, as_json, build_model
 from cvtune.data.preprocess import Preprocessing
+from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.task import task_named
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 from cvtune.rundir import write_bytes, write_json
@@ -38,7 +39,7 @@ class Product:
         backbone: timm's name.
         weights: source, licence and sha256 of the pretrained weights.
         preprocessing: frame to pixels.
-        temperature: divides the logits.
+        calibration: what the logits go through.
         task: "single" where the classes exclude each other, "multi" where an image may have several labels.
         thresholds: of the K labels, the probability from which on an image has one; for "multi" alone.
     """
@@ -48,15 +49,30 @@ class Product:
     backbone: str
     weights: dict[str, str]
     preprocessing: Preprocessing
-    temperature: float
+    calibration: Calibration
     task: Task = "single"
     thresholds: tuple[float, ...] = ()
 
     def probabilities(self, logits: Floats) -> Floats:
-        """What the classifier's logits [N, K] mean, float32 or wider [N, K]: the gate's own side of the comparison."""
-        scaled = logits / self.temperature
-        shares: Floats = expit(scaled) if self.task == "multi" else softmax(scaled, axis=1)
-        return shares
+        """What the classifier's logits [N, K] mean, float32 [N, K]: the gate's own side of the comparison."""
+        return task_named(self.task).probabilities(logits, self.calibration)
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """What a bundle that was written answered for n files.
+
+    Attributes:
+        parity: with the classifier.
+        probabilities: float32 [n, K]; those of a file that vanished since it was read are the classifier's.
+        embeddings: float32 [n, D]; those of such a file are 0.
+        there: bool [n], which files were there.
+    """
+
+    parity: Parity
+    probabilities: Floats
+    embeddings: Floats
+    there: NDArray[np.bool_]
 
 
 def export_bundle(
@@ -70,7 +86,7 @@ def export_bundle(
     progress: Callable[[int, int], None],
     untrusted: bool = False,
     limits: ReadOptions | None = None,
-) -> tuple[Parity, Floats]:
+) -> Exported:
     """Write the bundle if it answers like the classifier; else leave the one that is there.
 
     Args:
@@ -85,8 +101,7 @@ def export_bundle(
         limits: those that the images were read with.
 
     Returns:
-        The parity that was measured, and the bundle's own probabilities [n, K]; those of a file that vanished since it
-        was read are the classifier's.
+        What the gate measured and the bundle answered.
 
     Raises:
         GateError: it answers otherwise.
@@ -96,16 +111,16 @@ def export_bundle(
     try:
         manifest = _write(beside, product, classifier)
         with Bundle(beside, untrusted=untrusted, options=limits) as bundle:
-            exported, there = answers(bundle, root, paths, progress=progress)
+            exported, embeddings, there = answers(bundle, root, paths, progress=progress)
         trained = product.probabilities(logits)
         parity = compare(trained[there], exported[there], task=product.task, thresholds=product.thresholds)
         parity = replace(parity, vanished=int((~there).sum()))
         check(parity)
         write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
-        _swap(beside, folder)
+        swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return parity, np.where(there[:, None], exported, trained)
+    return Exported(parity, np.where(there[:, None], exported, trained), embeddings, there)
 
 
 def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
@@ -116,7 +131,7 @@ def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
         pre,
         Normalize(pre.mean, pre.std, pre.window),
         classifier,
-        temperature=product.temperature,
+        calibration=product.calibration,
         metadata=_metadata(product),
         task=product.task,
     )
@@ -157,7 +172,7 @@ def _manifest(product: Product, width: int) -> Manifest:
         roi=pre.roi,
         frame_size=pre.frame_size,
         embedding=width,
-        temperature=product.temperature,
+        temperature=product.calibration.temperature,
         weights=product.weights,
         parity={},
         files={MODEL: "0" * 64},
@@ -166,10 +181,12 @@ def _manifest(product: Product, width: int) -> Manifest:
         window=pre.window,
         task=product.task,
         thresholds=product.thresholds,
+        scales=product.calibration.scales,
+        shifts=product.calibration.shifts,
     )
 
 
-def _swap(new: Path, folder: Path) -> None:
+def swap(new: Path, folder: Path) -> None:
     """Put the new folder in the old one's place; no system replaces a folder that is not empty in one step."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -50,25 +50,26 @@ class Parity:
 
 def answers(
     bundle: Bundle, root: Path, paths: Sequence[str], *, progress: Callable[[int, int], None]
-) -> tuple[Floats, Flags]:
+) -> tuple[Floats, Floats, Flags]:
     """What the bundle says about files.
 
     Returns:
-        Probabilities float32 [len(paths), K], and bool [len(paths)]: which files were there. A file that was removed
-        since training read it has a row without meaning.
+        Probabilities float32 [len(paths), K], embeddings [len(paths), D], and bool [len(paths)]: which files were
+        there. A file that was removed since training read it has rows without meaning.
 
     Raises:
         GateError: a file that was read when training started is there and cannot be read any more, most files are gone,
             or the bundle gives no numbers.
     """
     rows = np.zeros((len(paths), len(bundle.classes)), np.float32)
+    embeddings = np.zeros((len(paths), bundle.manifest.embedding), np.float32)
     there = np.ones(len(paths), np.bool_)
     try:
-        for i, answer in enumerate(bundle.stream(root / path for path in paths)):
+        for i, answer in enumerate(bundle.stream((root / path for path in paths), embedding=True)):
             if isinstance(answer, Unreadable):
                 there[i] = _is_there(answer)
             else:
-                rows[i] = answer.probabilities
+                rows[i], embeddings[i] = answer.probabilities, answer.embedding
             progress(i + 1, len(paths))
     except GateError:
         raise
@@ -77,7 +78,7 @@ def answers(
     gone = int((~there).sum())
     if 2 * gone > len(paths):  # a drive that was taken away; the few files left would prove little
         raise GateError(f"{gone} of {len(paths)} files of {root.as_posix()} are no longer there", hint=_CHANGED)
-    return rows, there
+    return rows, embeddings, there
 
 
 def _is_there(answer: Unreadable) -> bool:

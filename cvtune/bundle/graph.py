@@ -1,4 +1,4 @@
-"""One ONNX graph from the camera's pixels to probabilities: frame graph, normalisation, network, temperature."""
+"""One ONNX graph from the camera's pixels to probabilities: frame graph, normalisation, network, calibration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cvtune.bundle.network import network_graph
 from cvtune.data.preprocess import Preprocessing, frame_graph
+from cvtune.evaluation.calibration import Calibration
 from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -24,18 +25,35 @@ _PREFIX = "net_"
 class Deployed(nn.Module):
     """What the line runs behind the resize; the parity gate computes its own side with the same module."""
 
+    temperature: Tensor
+    scales: Tensor
+    shifts: Tensor
+
     def __init__(
-        self, normalize: Normalize, classifier: Classifier, temperature: float, *, task: Task = "single"
+        self, normalize: Normalize, classifier: Classifier, calibration: Calibration, *, task: Task = "single"
     ) -> None:
         super().__init__()
         self.normalize, self.classifier, self.task = normalize, classifier, task
-        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
+        self.by_class = bool(calibration.scales)
+        if self.by_class:
+            self.register_buffer("scales", torch.tensor(calibration.scales, dtype=torch.float32))  # (K,)
+            self.register_buffer("shifts", torch.tensor(calibration.shifts, dtype=torch.float32))  # (K,)
+        else:
+            self.register_buffer("temperature", torch.tensor(calibration.temperature, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [N, 3, S, S], uint8 or deep float32 -> probabilities [N, K], embedding [N, D]."""
         embedding = self.classifier.embed(self.normalize(pixels))
-        logits = self.classifier.head(embedding) / self.temperature
+        logits = self._calibrated(self.classifier.head(embedding))  # (N, K)
         return torch.sigmoid(logits) if self.task == "multi" else torch.softmax(logits, dim=1), embedding
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        """As `Calibration.apply` does it."""
+        if not self.by_class:
+            return logits / self.temperature
+        if self.task == "single":
+            logits = logits - logits.mean(dim=1, keepdim=True)
+        return logits * self.scales + self.shifts
 
 
 def build_model(
@@ -43,7 +61,7 @@ def build_model(
     normalize: Normalize,
     classifier: Classifier,
     *,
-    temperature: float,
+    calibration: Calibration,
     metadata: Mapping[str, str],
     task: Task = "single",
 ) -> onnx.ModelProto:
@@ -53,12 +71,12 @@ def build_model(
         pre: frame to pixels, the graph that filled the training cache.
         normalize: pixels to the network's input; of deep pixels with their window.
         classifier: backbone and head, in eval mode.
-        temperature: divides the logits.
+        calibration: of the logits; one temperature or each class's scale and shift, whichever it has.
         metadata: strings for the model's metadata.
         task: "single" for a softmax over the classes, "multi" for a sigmoid of each.
     """
     quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
-    network = Deployed(normalize, Classifier(quick, classifier.head), temperature, task=task).eval()
+    network = Deployed(normalize, Classifier(quick, classifier.head), calibration, task=task).eval()
     exported = compose.add_prefix(network_graph(network, pre.size, deep=pre.deep), _PREFIX)
     frame = frame_graph(pre)
     model = compose.merge_models(frame, exported, io_map=[("pixels", f"{_PREFIX}pixels")])

@@ -10,16 +10,23 @@ that one piece of graph serves both:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_tensors
+from scipy.linalg import eigh
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
+from cvtune.errors import RunError
 from cvtune.evaluation.conformal import upper_limit
+from cvtune.rundir import write_bytes
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -29,8 +36,24 @@ KINDS: Final[tuple[Kind, ...]] = ("knn", "mahalanobis")
 VARIANCE: Final = 0.99  # of the embeddings, that the space keeps,
 DIMENSIONS: Final = 128  # in so many dimensions at most
 NEIGHBOURS: Final = 5
-BANK: Final = 4000  # training images that are kept to be compared with: 2 MB of 128 dimensions
+BANK: Final = 2000  # training images that are kept to be compared with: 1 MB of 128 dimensions
 CHUNK: Final = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Embeddings float32 [n, D] of images whose classes are known, int64 [n]."""
+
+    embeddings: Floats
+    labels: Ints
+
+    def __post_init__(self) -> None:
+        if len(self.embeddings) != len(self.labels):
+            raise ValueError(f"{len(self.embeddings)} embeddings and {len(self.labels)} labels: expected as many")
+
+    def where(self, rows: NDArray[np.bool_]) -> Labelled:
+        """Some of them."""
+        return Labelled(self.embeddings[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +85,27 @@ class Novelty:
         nearest = np.partition(squares, self.neighbours - 1, axis=1)[:, : self.neighbours]
         return np.asarray(np.sqrt(np.maximum(nearest, 0)).mean(axis=1), np.float32)
 
+    def save(self, path: Path) -> None:
+        """Write novelty.safetensors."""
+        tables = {"mean": self.mean, "basis": self.basis, "points": self.points}
+        tensors = {name: np.ascontiguousarray(table) for name, table in tables.items()}
+        write_bytes(path, save_tensors(tensors, {"kind": self.kind, "neighbours": str(self.neighbours)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Novelty:
+        """Read novelty.safetensors.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about, tables = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            kind = next(kind for kind in KINDS if kind == about["kind"])
+            return cls(kind, tables["mean"], tables["basis"], tables["points"], int(about["neighbours"]))
+        except (OSError, KeyError, ValueError, StopIteration, SafetensorError) as error:
+            raise RunError(f"{path}: damaged, no distance in it ({error!r})", hint="fit the run again") from error
+
 
 def fit_novelty(kind: Kind, embeddings: Floats, labels: Ints, *, seed: int = 0) -> Novelty:
     """The distance from some training images.
@@ -75,40 +119,62 @@ def fit_novelty(kind: Kind, embeddings: Floats, labels: Ints, *, seed: int = 0) 
     Raises:
         ValueError: fewer than two images.
     """
-    if len(embeddings) < 2 or len(labels) != len(embeddings):
-        raise ValueError(f"{len(embeddings)} embeddings and {len(labels)} labels: expected two or more, alike")
-    x = _unit(embeddings)
-    mean = x.mean(axis=0)
-    spread = _principal(x - mean)  # (D, d)
-    z = (x - mean) @ spread
-    if kind == "knn":
-        kept = np.sort(np.random.default_rng(seed).permutation(len(z))[:BANK])
-        return Novelty(kind, mean, spread, z[kept], min(NEIGHBOURS, len(kept)))
-    classes = np.unique(labels)
-    means = np.stack([z[labels == label].mean(axis=0) for label in classes])
-    within = z - means[np.searchsorted(classes, labels)]
-    covariance, _ = ledoit_wolf(within.astype(np.float64), assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    white = (vectors / np.sqrt(np.maximum(values, values.max() * 1e-9))).astype(np.float32)
-    return Novelty(kind, mean, spread @ white, means @ white, 1)
+    return _fitted(kind, _Space.of(embeddings), Labelled(embeddings, labels), seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
-    """Embeddings float32 [n, D] of images whose classes are known, int64 [n]."""
+class _Space:
+    """The directions of the largest spread of some embeddings: mean float32 [D], basis [D, d]."""
 
-    embeddings: Floats
-    labels: Ints
+    mean: Floats
+    basis: Floats
 
-    def where(self, rows: NDArray[np.bool_]) -> Labelled:
-        """Some of them."""
-        return Labelled(self.embeddings[rows], self.labels[rows])
+    @classmethod
+    def of(cls, embeddings: Floats) -> _Space:
+        if len(embeddings) < 2:
+            raise ValueError(f"{len(embeddings)} embeddings: expected two or more")
+        x = _unit(embeddings)
+        mean = x.mean(axis=0)
+        return cls(mean, _principal(x - mean))
 
 
-def choose_novelty(
-    train: Labelled, unseen: Labelled, strange: Sequence[Floats] = (), *, seed: int = 0
-) -> tuple[Novelty, dict[str, float]]:
-    """The distance that better tells what it has not seen: each class left out, and images that were spoilt.
+def _fitted(kind: Kind, space: _Space, known: Labelled, *, seed: int) -> Novelty:
+    z: Floats = np.asarray((_unit(known.embeddings) - space.mean) @ space.basis, np.float32)
+    if kind == "knn":
+        kept = np.sort(np.random.default_rng(seed).permutation(len(z))[:BANK])
+        return Novelty(kind, space.mean, space.basis, z[kept], min(NEIGHBOURS, len(kept)))
+    classes = np.unique(known.labels)
+    means = np.stack([z[known.labels == label].mean(axis=0) for label in classes]).astype(np.float32)
+    within = z - means[np.searchsorted(classes, known.labels)]
+    covariance, _ = ledoit_wolf(within.astype(np.float64), assume_centered=True)
+    values, vectors = np.linalg.eigh(covariance)
+    white = (vectors / np.sqrt(np.maximum(values, values.max() * 1e-9))).astype(np.float32)
+    return Novelty(kind, space.mean, space.basis @ white, means @ white, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """How both distances do, fitted on some images and tried on others.
+
+    Attributes:
+        distances: of each kind, float32 [n], of the images that were not trained on.
+        scores: of each kind, the mean AUROC of whatever was to be told apart; 0.5 where there was nothing to try.
+        left_out: of each kind, the AUROC of each class by its number, were it unknown to the distance (the network has
+            seen it all the same); empty where two classes or fewer leave nothing to leave out.
+    """
+
+    distances: Mapping[Kind, Floats]
+    scores: Mapping[Kind, float]
+    left_out: Mapping[Kind, Mapping[int, float]]
+
+    @property
+    def best(self) -> Kind:
+        """The kind with the higher score, the first of equal ones."""
+        return max(KINDS, key=lambda kind: self.scores[kind])
+
+
+def try_kinds(train: Labelled, unseen: Labelled, strange: Sequence[Floats] = (), *, seed: int = 0) -> Trial:
+    """Fit both distances and see how they tell what they have not seen: each class left out, and images spoilt.
 
     Args:
         train: images that the network was trained on.
@@ -116,30 +182,47 @@ def choose_novelty(
         strange: embeddings float32 [., D] of spoilt images, one table a way of spoiling them.
         seed: see :func:`fit_novelty`.
 
-    Returns:
-        The distance, and the mean AUROC of each kind; 0.5 where there was nothing to try.
+    Raises:
+        ValueError: fewer than two images to train on.
     """
-    scores: dict[str, float] = {}
+    space = _Space.of(train.embeddings)  # one for all: with each class left out anew it would take K times as long
+    distances, scores, left_out = {}, {}, {}
     for kind in KINDS:
-        trials = [*_without_each_class(kind, train, unseen, seed).values()]
-        if len(strange):
-            whole = fit_novelty(kind, train.embeddings, train.labels, seed=seed)
-            known = whole(unseen.embeddings)
-            trials += [auroc(known, whole(table)) for table in strange]
-        scores[kind] = float(np.mean(trials)) if trials else 0.5
-    best = max(KINDS, key=lambda kind: scores[kind])
-    return fit_novelty(best, train.embeddings, train.labels, seed=seed), scores
+        whole = _fitted(kind, space, train, seed=seed)
+        distances[kind] = whole(unseen.embeddings)
+        left_out[kind] = _without_each_class(kind, space, train, unseen, seed)
+        spoilt = [auroc(distances[kind], whole(table)) for table in strange if len(unseen.labels)]
+        found = [*left_out[kind].values(), *spoilt]
+        scores[kind] = float(np.mean(found)) if found else 0.5
+    return Trial(distances, scores, left_out)
 
 
-def _without_each_class(kind: Kind, train: Labelled, unseen: Labelled, seed: int) -> dict[int, float]:
+def merged(trials: Sequence[Trial], order: Ints) -> Trial:
+    """Of several folds: their distances one behind the other, taken in an order, and means of what was measured.
+
+    Raises:
+        ValueError: no trial.
+    """
+    if not trials:
+        raise ValueError("no trials: expected one a fold")
+    distances = {kind: np.concatenate([one.distances[kind] for one in trials])[order] for kind in KINDS}
+    scores = {kind: float(np.mean([one.scores[kind] for one in trials])) for kind in KINDS}
+    return Trial(distances, scores, {kind: _means([one.left_out[kind] for one in trials]) for kind in KINDS})
+
+
+def _means(tables: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    names = sorted({name for table in tables for name in table})
+    return {name: float(np.mean([table[name] for table in tables if name in table])) for name in names}
+
+
+def _without_each_class(kind: Kind, space: _Space, train: Labelled, unseen: Labelled, seed: int) -> dict[int, float]:
     """AUROC of each class that was left out; with two classes a distance of one alone would be asked."""
     found = {}
     classes = np.unique(train.labels)
     for label in classes if len(classes) > 2 else ():
         strange = unseen.labels == label
         if strange.any() and not strange.all():
-            rest = train.where(train.labels != label)
-            distance = fit_novelty(kind, rest.embeddings, rest.labels, seed=seed)(unseen.embeddings)
+            distance = _fitted(kind, space, train.where(train.labels != label), seed=seed)(unseen.embeddings)
             found[int(label)] = auroc(distance[~strange], distance[strange])
     return found
 
@@ -150,16 +233,24 @@ def auroc(known: Floats, strange: Floats) -> float:
     return float(roc_auc_score(truth, np.concatenate([known, strange])))
 
 
-def novelty_limit(distances: Floats, alarms: float) -> float:
+def novelty_limit(distances: Floats, alarms: float) -> tuple[float, float]:
     """The distance that known images exceed with a probability of at most `alarms`.
 
-    An order statistic of images that were not trained on, as for conformal sets; infinite where they are too few.
+    An order statistic of images that were not trained on, as for conformal sets. Where they are too few to promise so
+    little, the largest of them is the limit, which the next image exceeds once in n + 1.
 
     Args:
         distances: float32 [n].
         alarms: 0 < alarms < 1.
+
+    Returns:
+        The limit, infinite where nothing was measured, and the share of alarms that it stands for.
     """
-    return upper_limit(distances, 1 - alarms)
+    n = len(distances)
+    if not n:
+        return math.inf, 0.0
+    limit = upper_limit(distances, 1 - alarms)
+    return (limit, alarms) if math.isfinite(limit) else (float(distances.max()), 1 / (n + 1))
 
 
 def _unit(embeddings: Floats) -> Floats:
@@ -169,9 +260,11 @@ def _unit(embeddings: Floats) -> Floats:
 
 def _principal(centred: Floats) -> Floats:
     """Directions [D, d] of the largest spread, largest first."""
-    covariance = (centred.T.astype(np.float64) @ centred) / len(centred)
-    values, vectors = np.linalg.eigh(covariance)
+    covariance = (centred.T @ centred).astype(np.float64) / len(centred)
+    width = len(covariance)
+    most = min(DIMENSIONS, width, max(1, len(centred) - 1))
+    values, vectors = eigh(covariance, subset_by_index=(width - most, width - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
-    share = np.cumsum(np.maximum(values, 0)) / max(values.clip(0).sum(), 1e-30)
-    wanted = int(np.searchsorted(share, VARIANCE)) + 1
-    return np.ascontiguousarray(vectors[:, : min(wanted, DIMENSIONS, max(1, len(centred) - 1))], np.float32)
+    share = np.cumsum(np.maximum(values, 0)) / max(float(np.trace(covariance)), 1e-30)
+    wanted = min(most, int(np.searchsorted(share, VARIANCE)) + 1)
+    return np.ascontiguousarray(vectors[:, :wanted], np.float32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,18 +78,29 @@ class ChosenPoint:
         """Names of the good classes."""
         return tuple(self.classes[position] for position in self.limits.ok)
 
-    def counted(self, probabilities: Floats, truth: NDArray[Any]) -> Decided:
-        """What the limits make of a side: probabilities [N, K] and the truth, int64 [N] or bool [N, K]."""
-        decisions = self.limits.decide(probabilities)
+    def decide(self, probabilities: Floats, novelty: Floats | None = None) -> Ints:
+        """Decisions int64 [N], or [N, K] of several labels.
+
+        Args:
+            probabilities: float32 [N, K].
+            novelty: float32 [N] distances; where they are not known nothing is too far.
+        """
+        limits = self.limits if novelty is not None else replace(self.limits, novelty=None)
+        return limits.decide(probabilities, novelty)
+
+    def counted(self, probabilities: Floats, truth: NDArray[Any], novelty: Floats | None = None) -> Decided:
+        """What the limits make of a side; as for :meth:`decide`, with the truth, int64 [N] or bool [N, K]."""
+        decisions = self.decide(probabilities, novelty)
         if self.limits.several:
             return count_labels(decisions, truth, self.classes)
         if self.limits.ok:
             return inspect(self.limits, decisions, truth, self.classes)
         return sort(decisions, truth, self.classes)
 
-    def said(self, probabilities: Floats) -> str:
+    def said(self, probabilities: Floats, novelty: float | None = None) -> str:
         """The decision about one image, [K], in words: OK, "NG (dent)", a class, REVIEW; of several labels its own."""
-        decision = self.limits.decide(probabilities[None])[0]
+        distance = None if novelty is None else np.array([novelty], np.float32)
+        decision = self.decide(probabilities[None], distance)[0]
         if self.limits.several:
             marks = {1: "", REVIEW: "?"}
             told = zip(self.classes, decision.tolist(), strict=True)
@@ -110,6 +121,7 @@ class ChosenPoint:
                 "accept": dict(zip(self.classes, self.limits.accept, strict=True)),
                 "reject": dict(zip(self.classes, self.limits.reject, strict=True)),
                 "several": self.limits.several,
+                "novelty": self.limits.novelty,
                 "chosen_on": self.chosen_on,
                 "words": self.words,
                 "notes": list(self.notes),
@@ -127,7 +139,14 @@ class ChosenPoint:
         try:
             classes, ok = tuple(value["reject"]), value["ok"]
             accept, reject = (tuple(float(value[side][name]) for name in classes) for side in ("accept", "reject"))
-            limits = OperatingPoint(tuple(map(classes.index, ok)), accept, reject, several=bool(value["several"]))
+            novelty = value.get("novelty")  # runs of the first versions have none
+            limits = OperatingPoint(
+                tuple(map(classes.index, ok)),
+                accept,
+                reject,
+                None if novelty is None else float(novelty),
+                several=bool(value["several"]),
+            )
             return cls(
                 limits,
                 classes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ class Bin:
         """Plain values."""
         return {"confidence": self.confidence, **self.right.to_json()}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Bin:
+        """From :meth:`to_json`."""
+        return cls(float(value["confidence"]), Rate(int(value["k"]), int(value["n"])))
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -58,6 +64,12 @@ class Reliability:
         """Plain values."""
         figures = {"ece": self.ece, "ece_of_chance": self.ece_of_chance, "brier": self.brier, "log_loss": self.log_loss}
         return {**figures, "bins": [one.to_json() for one in self.bins]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Reliability:
+        """From :meth:`to_json`."""
+        figures = (float(value[name]) for name in ("ece", "ece_of_chance", "brier", "log_loss"))
+        return cls(tuple(Bin.from_json(one) for one in value["bins"]), *figures)
 
 
 def reliability(probabilities: NDArray[np.floating[Any]], truth: NDArray[Any], *, seed: int = 0) -> Reliability:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,35 +110,40 @@ class Spoilt:
 
 
 def robustness(
-    frames: Callable[[], Iterator[Frame]],
-    answer: Callable[[Frame], int],
-    truth: Sequence[int],
+    pictures: Iterable[tuple[Frame, Hashable]],
+    answer: Callable[[Frame], Hashable],
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Spoilt, ...]:
     """Ask about every picture, as it is and spoilt in every way.
 
     Args:
-        frames: gives the pictures, [H, W, 3] each; called once.
-        answer: the model's class for a picture.
-        truth: of each.
+        pictures: [H, W, 3] each, with the answer that is right.
+        answer: the model's, for a picture.
         seed: of what is random.
-        progress: called with (done, total).
+        progress: called with the number of pictures done.
+
+    Returns:
+        A row for each way and strength; nothing where there are no pictures.
     """
     ways = [(how, strength) for how in SPOILERS for strength in range(len(STRENGTHS))]
-    right, changed = np.zeros(len(ways), int), np.zeros(len(ways), int)
-    for position, frame in enumerate(frames()):
+    right, changed, n = np.zeros(len(ways), int), np.zeros(len(ways), int), 0
+    for frame, truth in pictures:
         plain = answer(frame)
         for number, (how, strength) in enumerate(ways):
-            said = answer(spoil(frame, how, strength, key=(seed, position, number)))
-            right[number] += said == truth[position]
+            said = answer(spoil(frame, how, strength, key=(seed, n, number)))
+            right[number] += said == truth
             changed[number] += said != plain
-        progress(position + 1, len(truth))
-    n = len(truth)
-    return tuple(
-        Spoilt(how, STRENGTHS[strength], Rate(int(right[number]), n), Rate(int(changed[number]), n))
-        for number, (how, strength) in enumerate(ways)
+        n += 1
+        progress(n)
+    return (
+        ()
+        if not n
+        else tuple(
+            Spoilt(how, STRENGTHS[strength], Rate(int(right[number]), n), Rate(int(changed[number]), n))
+            for number, (how, strength) in enumerate(ways)
+        )
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from cvtune.data.index import DatasetIndex
+from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.comparison import Comparison, better
 from cvtune.evaluation.metrics import Metrics, score
 from cvtune.evaluation.multilabel import (
@@ -52,8 +53,8 @@ class Task(Protocol):
     def truth(self, index: DatasetIndex) -> NDArray[Any]:
         """int64 [N] class positions, or bool [N, K]."""
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
-        """float32 [N, K] of logits [N, K]."""
+    def probabilities(self, logits: Floats, calibration: Calibration | None = None) -> Floats:
+        """float32 [N, K] of logits [N, K], which go through the calibration if there is one."""
 
     def predictions(
         self,
@@ -86,8 +87,9 @@ class _Single:
     def truth(self, index: DatasetIndex) -> NDArray[np.int64]:
         return index.labels
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
-        return np.asarray(softmax(logits / temperature, axis=1), np.float32)
+    def probabilities(self, logits: Floats, calibration: Calibration | None = None) -> Floats:
+        moved = logits if calibration is None else calibration.apply(logits)
+        return np.asarray(softmax(moved, axis=1), np.float32)
 
     def predictions(
         self,
@@ -121,8 +123,9 @@ class _Multi:
         truth: NDArray[np.bool_] = index.targets > 0
         return truth
 
-    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
-        return np.asarray(expit(logits / temperature), np.float32)
+    def probabilities(self, logits: Floats, calibration: Calibration | None = None) -> Floats:
+        moved = logits if calibration is None else calibration.apply(logits, several=True)
+        return np.asarray(expit(moved), np.float32)
 
     def predictions(
         self,

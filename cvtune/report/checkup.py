@@ -14,6 +14,7 @@ from cvtune.audit import Finding, Pair, Suspect, exact_clusters
 from cvtune.audit.finding import EXAMPLES
 from cvtune.data.groups import propose_grouping
 from cvtune.data.index import GIVEN_SIDES, DatasetIndex
+from cvtune.report.gallery import Pictures
 from cvtune.report.page import with_pictures
 from cvtune.report.render import write_page
 from cvtune.report.thumbnails import Thumbnail, Thumbnails
@@ -86,7 +87,7 @@ def build_check_page(
     pairs = _with_exact(index, pairs)
     ordered = _in_order(index, pairs)
     with Thumbnails(index.root, untrusted=untrusted) as thumbnails:
-        shown = with_pictures(tuple(suspects[:_MOST_SUSPECTS]), thumbnails)
+        shown = with_pictures(tuple(suspects[:_MOST_SUSPECTS]), Pictures(thumbnails))
         twins = [_twins(index, pair, thumbnails) for pair in ordered[:_MOST_PAIRS]]
     sides = tuple(side for side in GIVEN_SIDES if any(image.side == side for image in index.images))
     return write_page(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from cvtune_edge.manifest import MANIFEST_FILE, Manifest
+from numpy.typing import NDArray
 
 from cvtune.audit import Finding, Suspect, load_audit, load_suspects
 from cvtune.data.index import natural_order
@@ -21,7 +23,9 @@ from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import task_named
+from cvtune.report.measured import Honesty, distances_of, read_distances, read_honesty
 from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
 from cvtune.rundir import SIDES, RunDir, read_json, read_text
 
@@ -45,11 +49,13 @@ class Scored:
         side: "test", or "folds" where each image was answered by a model that had not seen it.
         answers: `Predictions`, or `MultiPredictions` of several labels an image.
         metrics: `Metrics` or `MultiMetrics` likewise.
+        novelty: float32 [N], how far each image lies from those that were trained on; None where that is not known.
     """
 
     side: str
     answers: Predictions | MultiPredictions
     metrics: Metrics | MultiMetrics
+    novelty: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Facts:
         folder: where the paths start.
         scored: the cross-validation where there was one, then the test side where there is one; the other way round
             where the folds belong to a final fit.
+        calib: the answers that the limits were chosen on, where a side was kept for that.
+        reliability: by side.
         untrusted: the images are read by child processes.
     """
 
@@ -90,7 +98,10 @@ class Facts:
     folds: tuple[Fold, ...]
     scored: tuple[Scored, ...]
     leak: Leak | None
+    calib: Predictions | MultiPredictions | None
     calibration: Calibration | None
+    reliability: Mapping[str, Honesty]
+    studies: Studies | None
     point: ChosenPoint | None
     manifest: Manifest | None
     model_bytes: int
@@ -135,7 +146,8 @@ def read_facts(run: RunDir) -> Facts:
     metrics = _if_there(run.metrics, _read_tree) or {}
     task = _task(run, metrics, manifest)
     order = ("test", "folds") if metrics.get("model") == "final" else ("folds", "test")
-    scored = tuple(one for side in order for one in _scored(run, side, task))
+    distances = _if_there(run.distances, read_distances) or {}
+    scored = tuple(one for side in order for one in _scored(run, side, task, distances))
     rows = _if_there(run.split, read_csv) or []
     labels = [_labels(row.get("label", ""), task) for row in rows]
     classes = scored[0].answers.classes if scored else natural_order({name for some in labels for name in some})
@@ -158,7 +170,10 @@ def read_facts(run: RunDir) -> Facts:
         folds=next((read_folds(run, one.answers) for one in scored if one.side == "folds"), ()),
         scored=scored,
         leak=_leak(run, metrics, findings, scored),
+        calib=_if_there(run.predictions("calib"), task_named(task).load),
         calibration=_if_there(run.calibration, Calibration.load),
+        reliability=read_honesty(metrics, run.metrics),
+        studies=_if_there(run.studies, Studies.load),
         point=_if_there(run.point, ChosenPoint.load),
         manifest=manifest,
         model_bytes=model.stat().st_size if model.is_file() else 0,
@@ -187,10 +202,12 @@ def _task(run: RunDir, metrics: Mapping[str, Any], manifest: Manifest | None) ->
     return task
 
 
-def _scored(run: RunDir, side: str, task: str) -> tuple[Scored, ...]:
+def _scored(run: RunDir, side: str, task: str, distances: Mapping[str, float]) -> tuple[Scored, ...]:
     verbs = task_named(task)
     answers = _if_there(run.predictions(side), verbs.load)
-    return () if answers is None else (Scored(side, answers, verbs.score(answers)),)
+    if answers is None:
+        return ()
+    return (Scored(side, answers, verbs.score(answers), distances_of(answers.paths, distances)),)
 
 
 def _leak(

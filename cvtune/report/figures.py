@@ -25,7 +25,7 @@ MOST_CLASSES: Final = 60  # in a chart; more are unreadable, the table holds the
 _NAME_LENGTH: Final = 22
 
 # matplotlib knows no CSS variables: each colour is drawn as a number that stands for one and replaced in the SVG.
-_COLOURS: Final = {
+COLOURS: Final = {
     name: f"#0000{number:02x}"
     for number, name in enumerate(("ink", "muted", "line", "paper", "good", "bad", "train", "val", "calib", "test"), 1)
 }
@@ -34,16 +34,16 @@ _RC: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.parse_math": False,  # a class may be called $1$
-    "text.color": _COLOURS["ink"],
-    "axes.labelcolor": _COLOURS["muted"],
-    "axes.edgecolor": _COLOURS["line"],
-    "xtick.color": _COLOURS["muted"],
-    "ytick.color": _COLOURS["muted"],
+    "text.color": COLOURS["ink"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": COLOURS["line"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _COLOURS["line"],
+    "grid.color": COLOURS["line"],
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
@@ -60,7 +60,7 @@ def confusion_chart(classes: Sequence[str], confusion: Sequence[Sequence[int]], 
     cell = 0.9 if k <= 3 else 0.6 if k <= 6 else max(0.16, 3.9 / k)
     text = max(map(len, names)) * (0.05 if small else 0.08)  # inches
     upright = k > 3 or text > cell
-    with _figure(name, k * cell + text + 0.5, k * cell + (text if upright else 0.2) + 0.5) as figure:
+    with drawing(name, k * cell + text + 0.5, k * cell + (text if upright else 0.2) + 0.5) as figure:
         axes = figure.add_subplot()
         for row, counts in enumerate(confusion):
             for column, count in enumerate(counts):
@@ -73,16 +73,16 @@ def confusion_chart(classes: Sequence[str], confusion: Sequence[Sequence[int]], 
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
-        return _svg(figure, f"Confusion matrix of {k} classes; the table below holds the counts")
+        return as_svg(figure, f"Confusion matrix of {k} classes; the table below holds the counts")
 
 
 def sides_chart(classes: Sequence[str], sides: Sequence[SideCounts]) -> Markup:
     """Images a class as a bar, divided by side."""
-    with _figure("sides", 4.8, 0.8 + 0.26 * len(classes)) as figure:
+    with drawing("sides", 4.8, 0.8 + 0.26 * len(classes)) as figure:
         axes = figure.add_subplot()
         left = [0] * len(classes)
         for side in sides:
-            axes.barh(range(len(classes)), side.counts, 0.66, left, color=_COLOURS[side.name], label=side.name)
+            axes.barh(range(len(classes)), side.counts, 0.66, left, color=COLOURS[side.name], label=side.name)
             left = [start + count for start, count in zip(left, side.counts, strict=True)]
         axes.set(ylim=(len(classes) - 0.5, -0.5), xlabel="images")
         axes.set_yticks(range(len(classes)), [shorten(name) for name in classes])
@@ -91,23 +91,23 @@ def sides_chart(classes: Sequence[str], sides: Sequence[SideCounts]) -> Markup:
         # above the bars: beside them it would be cut on a phone
         figure.legend(loc="outside upper left", ncols=len(sides), handlelength=0.9, columnspacing=1.2)
         text = "; ".join(f"{side.name} {side.images}" for side in sides)
-        return _svg(figure, f"Images a class and side: {text}")
+        return as_svg(figure, f"Images a class and side: {text}")
 
 
 def curves_chart(epochs: Sequence[Epoch]) -> Markup:
     """Losses and balanced accuracy over the epochs of all stages, a line between two stages."""
-    with _figure("curves", 4.8, 3.6) as figure:
+    with drawing("curves", 4.8, 3.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
-        _draw_curve(upper, "loss, train", [e.train_loss for e in epochs], _COLOURS["train"])
-        _draw_curve(upper, "loss, val", [e.val_loss for e in epochs], _COLOURS["test"])
-        _draw_curve(lower, "balanced accuracy, val", [e.val_balanced_accuracy for e in epochs], _COLOURS["test"])
+        _draw_curve(upper, "loss, train", [e.train_loss for e in epochs], COLOURS["train"])
+        _draw_curve(upper, "loss, val", [e.val_loss for e in epochs], COLOURS["test"])
+        _draw_curve(lower, "balanced accuracy, val", [e.val_balanced_accuracy for e in epochs], COLOURS["test"])
         for axes in (upper, lower):
             _mark_stages(axes, epochs, names=axes is upper)
             axes.legend(loc="best", fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlim(0.5, len(epochs) + 0.5)
         lower.set_xlabel("epoch, all stages")
-        return _svg(figure, f"Training curves over {len(epochs)} epochs")
+        return as_svg(figure, f"Training curves over {len(epochs)} epochs")
 
 
 def shorten(name: str) -> str:
@@ -117,7 +117,7 @@ def shorten(name: str) -> str:
 
 
 @contextmanager
-def _figure(name: str, width: float, height: float) -> Iterator[Figure]:
+def drawing(name: str, width: float, height: float) -> Iterator[Figure]:
     """An empty figure of `width` by `height` inches in the report's style."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(), warnings.catch_warnings():
@@ -132,11 +132,11 @@ def _figure(name: str, width: float, height: float) -> Iterator[Figure]:
 
 def _draw_cell(axes: Axes, row: int, column: int, count: int, total: int, *, label: bool) -> None:
     share = count / total
-    colour = _COLOURS["good" if row == column else "bad"]
+    colour = COLOURS["good" if row == column else "bad"]
     box = Rectangle((column, row), 1, 1, facecolor=colour, alpha=0.15 + 0.85 * share, linewidth=0)
     axes.add_patch(box)
     if label:
-        ink = _COLOURS["paper" if share > 0.5 else "ink"]
+        ink = COLOURS["paper" if share > 0.5 else "ink"]
         axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=ink)
 
 
@@ -151,21 +151,22 @@ def _mark_stages(axes: Axes, epochs: Sequence[Epoch], *, names: bool) -> None:
         first = number == 1
         if first or epoch.stage != epochs[number - 2].stage:
             if not first:
-                axes.axvline(number - 0.5, color=_COLOURS["muted"], linewidth=0.8, linestyle=":")
+                axes.axvline(number - 0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=":")
             if names:
                 axes.annotate(
                     epoch.stage, (number - 0.4, 1), xycoords=("data", "axes fraction"), va="bottom", fontsize=8
                 )
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def as_svg(figure: Figure, label: str) -> Markup:
+    """The figure as SVG whose colours are the page's; `label` says what it shows to those who cannot see it."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)  # ids must be unique in a page of several charts
-    for name, number in _COLOURS.items():
+    for name, number in COLOURS.items():
         text = text.replace(f": {number}", f": var(--{name})")
     width = f"max-width:{figure.get_figwidth():.2f}in"  # larger than drawn, its text would shout
     start = Markup('<svg class="chart" role="img" aria-label="{}" style="{}" ').format(label, width)

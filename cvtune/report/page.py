@@ -1,4 +1,4 @@
-"""From a run's facts to report.html: one file, no script, no network, light and dark, screen and paper."""
+"""From a run's facts to report.html: one file, one script, no network, light and dark, screen and paper."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.report.decisions import Decisions, decisions_of
+from cvtune.report.explore import Explorer, explorer_of, script
 from cvtune.report.facts import Facts, Scored, read_facts
 from cvtune.report.figures import MOST_CLASSES, confusion_chart, curves_chart, sides_chart
-from cvtune.report.mistakes import Mistake, worst_mistakes
+from cvtune.report.gallery import UNTRUSTED, Gallery, Pictures, Why, gallery_of, pictures_of
 from cvtune.report.render import write_page
+from cvtune.report.studied import MOST_ROWS, studied_of
 from cvtune.report.thumbnails import Thumbnail, Thumbnails
+from cvtune.report.trust import Trust, trust_of
 from cvtune.report.verdict import headline, leak_sentence, sentences
 from cvtune.rundir import RunDir
 
@@ -55,13 +58,15 @@ class Side:
     metrics: Metrics | MultiMetrics
     confusion: Markup
     confusions: tuple[Confusion, ...]
-    mistakes: tuple[Mistake, ...]
+    gallery: Gallery
     decisions: Decisions | None
+    trust: Trust
+    explorer: Explorer | None
 
 
 @dataclass(frozen=True)
 class Suspected:
-    """A label that looks wrong, with its picture."""
+    """A label that looks wrong, with its picture and, in a run, what the model looked at."""
 
     path: str
     label: str
@@ -69,6 +74,7 @@ class Suspected:
     p_label: float
     p_proposed: float
     thumbnail: Thumbnail
+    why: Why | None = None
 
 
 def build_report(run: RunDir) -> Path:
@@ -82,34 +88,49 @@ def build_report(run: RunDir) -> Path:
     """
     facts = read_facts(run)
     with Thumbnails(facts.folder, untrusted=facts.untrusted) as thumbnails:
-        sides = tuple(_side(scored, facts, thumbnails) for scored in facts.scored)
-        suspects = with_pictures(facts.suspects[:_MOST_SUSPECTS], thumbnails)
+        pictures = pictures_of(facts, thumbnails)
+        sides = tuple(_side(scored, facts, pictures) for scored in facts.scored)
+        suspects = with_pictures(facts.suspects[:_MOST_SUSPECTS], pictures)
     return write_page(
         run.report,
         "report.html.j2",
+        script=script() if any(side.explorer and side.explorer.data for side in sides) else "",
         facts=facts,
         name=run.root.resolve().name,
+        run=run.root.as_posix(),
         bundle=run.bundle.as_posix(),
         headline=headline(facts),
         sentences=sentences(facts),
         leak=leak_sentence(facts),
         sides=sides,
         suspects=suspects,
+        studied=studied_of(facts),
+        dark=pictures.view is not None and not pictures.view.whole,
         charts=_draw(facts),
         most_skipped=_MOST_SKIPPED,
         most_examples=EXAMPLES,
+        most_rows=MOST_ROWS,
+        untrusted_rank=UNTRUSTED,
     )
 
 
-def with_pictures(suspects: tuple[Suspect, ...], thumbnails: Thumbnails) -> tuple[Suspected, ...]:
+def with_pictures(suspects: tuple[Suspect, ...], pictures: Pictures) -> tuple[Suspected, ...]:
     """Suspected labels with thumbnails."""
     return tuple(
-        Suspected(one.path, one.label, one.proposed, one.p_label, one.p_proposed, thumbnails.of(one.path))
+        Suspected(
+            one.path,
+            one.label,
+            one.proposed,
+            one.p_label,
+            one.p_proposed,
+            pictures.thumbnails.of(one.path),
+            pictures.why(one.path),
+        )
         for one in suspects
     )
 
 
-def _side(scored: Scored, facts: Facts, thumbnails: Thumbnails) -> Side:
+def _side(scored: Scored, facts: Facts, pictures: Pictures) -> Side:
     title, where = _TITLES[scored.side]
     if scored.side == "folds" and facts.unfolded:
         title, where = "Images held back", "among the images held back"
@@ -119,9 +140,13 @@ def _side(scored: Scored, facts: Facts, thumbnails: Thumbnails) -> Side:
         if 2 <= len(facts.classes) <= MOST_CLASSES:
             confusion = confusion_chart(facts.classes, metrics.confusion, name=f"confusion-{scored.side}")
         confusions = _confusions(metrics) if len(facts.classes) > 2 else ()
-    mistakes = worst_mistakes(scored.answers, thumbnails)
+    gallery = gallery_of(scored, facts.point, pictures.of(scored.side))
     decisions = None if facts.point is None else decisions_of(scored, facts.point)
-    return Side(scored.side, title, where, metrics, confusion, confusions, mistakes, decisions)
+    trust = trust_of(scored, facts)
+    explorer = None
+    if facts.point is not None:
+        explorer = explorer_of(scored, facts.point, pictures.thumbnails, sides=len(facts.scored))
+    return Side(scored.side, title, where, metrics, confusion, confusions, gallery, decisions, trust, explorer)
 
 
 def _draw(facts: Facts) -> Charts:

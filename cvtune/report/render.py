@@ -1,7 +1,9 @@
-"""From a template to one self-contained file: no script, no network, every name escaped and visible."""
+"""From a template to one self-contained file: no network, every name escaped and visible, one script at most."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -14,22 +16,33 @@ from cvtune.report.names import visible
 from cvtune.rundir import write_bytes
 
 _SOURCES: Final = (".j2", ".css")
+_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
+def write_page(path: Path, template: str, *, script: str = "", **values: Any) -> Path:
     """Render a template of this package to `path`, atomically; the same values give the same bytes.
 
     Args:
         path: of the page.
         template: a file of this package.
+        script: of this package, the only one that may run in the page; none when empty.
         **values: what the template speaks of.
 
     Returns:
         `path`.
     """
+    values = {**values, "script": Markup(script), "policy": _policy(script)}
     page = _environment().get_template(template).render(**values)
     write_bytes(path, page.encode("utf-8"))
     return path
+
+
+def _policy(script: str) -> Markup:
+    """What the page may do (Content Security Policy, level 2): a script runs if its hash is named, and no other."""
+    if not script:
+        return Markup(_POLICY)
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
+    return Markup("{}; script-src 'sha256-{}'").format(Markup(_POLICY), digest)
 
 
 def _environment() -> Environment:

@@ -15,7 +15,10 @@ from cvtune_edge.decode import Frame, ReadOptions, read_image
 from cvtune_edge.errors import CvtuneError, ImageError
 from numpy.typing import NDArray
 
-SIDE: Final = 128  # pixels of a thumbnail's longer side; 150 of them stay far below 5 MB, even of pure noise
+SIDE: Final = 128  # pixels of a thumbnail's longer side; 250 of them stay below 3 MB, even of pure noise
+SMALL: Final = 64  # of one that stands beside another picture
+_QUALITY: Final = 85
+_NOISY: Final = 8_000, 60  # bytes from which on a picture is noise, and the quality that shows enough of that
 _WORK: Final = 8 * SIDE  # a deep image is thinned to this before it is stretched in double precision
 _ENDS: Final = (0.1, 99.9)  # percent
 
@@ -26,6 +29,19 @@ class Thumbnail:
 
     picture: str
     missing: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """The pixels of a thumbnail.
+
+    Attributes:
+        pixels: uint8 [h, w, 3], RGB.
+        size: (H, W) of the frame in its file.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
 
 
 class Thumbnails:
@@ -40,7 +56,8 @@ class Thumbnails:
         self._root = root
         self._untrusted = untrusted
         self._children: dict[str, ChildDecoder] = {}
-        self._made: dict[str, Thumbnail] = {}
+        self._shrunk: dict[str, Shrunk | str] = {}
+        self._made: dict[tuple[str, int], Thumbnail] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -51,23 +68,30 @@ class Thumbnails:
         for child in self._children.values():
             child.close()
 
-    def of(self, path: str) -> Thumbnail:
-        """The thumbnail of a file; words where it is not there any more or cannot be read."""
-        if path not in self._made:
-            self._made[path] = self._make(path)
-        return self._made[path]
+    def of(self, path: str, side: int = SIDE) -> Thumbnail:
+        """The thumbnail of a file, `side` pixels long; words where it is not there any more or cannot be read."""
+        if (path, side) not in self._made:
+            shrunk = self.shrunk(path)
+            self._made[path, side] = (
+                Thumbnail("", shrunk) if isinstance(shrunk, str) else encoded(_shrink(shrunk.pixels, side))
+            )
+        return self._made[path, side]
 
-    def _make(self, path: str) -> Thumbnail:
+    def shrunk(self, path: str) -> Shrunk | str:
+        """The pixels of the thumbnail, or the words in their place."""
+        if path not in self._shrunk:
+            self._shrunk[path] = self._look(path)
+        return self._shrunk[path]
+
+    def _look(self, path: str) -> Shrunk | str:
         if self._root is None:
-            return Thumbnail("", "file not found")
+            return "file not found"
         try:
-            pixels = _in_8_bits(self._best(self._root / path))
+            frame = self._best(self._root / path)
         except CvtuneError as error:  # the folder may have moved or changed since
             gone = isinstance(error, ImageError) and error.reason == "no such file"
-            return Thumbnail("", "file not found" if gone else "cannot be read")
-        ok, data = cv2.imencode(".jpg", _shrink(pixels)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-        text = base64.b64encode(data.tobytes()).decode() if ok else ""
-        return Thumbnail(f"data:image/jpeg;base64,{text}") if ok else Thumbnail("", "cannot be read")
+            return "file not found" if gone else "cannot be read"
+        return Shrunk(_shrink(_in_8_bits(frame), SIDE), (frame.pixels.shape[0], frame.pixels.shape[1]))
 
     def _best(self, path: Path) -> Frame:
         """As 8 bits, or with every level that the file has."""
@@ -110,9 +134,23 @@ def _in_8_bits(frame: Frame) -> NDArray[np.uint8]:
     return stretched
 
 
-def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def encoded(pixels: NDArray[np.uint8]) -> Thumbnail:
+    """A picture [h, w, 3], RGB, as JPEG."""
+    data = _jpeg(pixels, _QUALITY)
+    if len(data) > _NOISY[0]:
+        data = _jpeg(pixels, _NOISY[1])
+    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(data).decode()}")
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return data.tobytes()
+
+
+def _shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
-    factor = SIDE / max(height, width)
+    factor = side / max(height, width)
     if factor >= 1:
         return pixels
     size = (max(1, round(width * factor)), max(1, round(height * factor)))

@@ -6,16 +6,21 @@ from cvtune.steps.examine import Seen, examine
 from cvtune.steps.final import FinalFit, final_fit
 from cvtune.steps.folds import cross_validate
 from cvtune.steps.read import Data, aim, index, network, read, settle
+from cvtune.steps.strange import Shown, Strange, strangeness
+from cvtune.steps.study import Evidence, study
 from cvtune.steps.train import Crossed, Lab, Plugins, prepare, wants_final
 
 __all__ = [
     "Audited",
     "Crossed",
     "Data",
+    "Evidence",
     "FinalFit",
     "Lab",
     "Plugins",
     "Seen",
+    "Shown",
+    "Strange",
     "aim",
     "audited",
     "check",
@@ -33,6 +38,8 @@ __all__ = [
     "resumed",
     "scratch",
     "settle",
+    "strangeness",
+    "study",
     "threads",
     "wants_final",
     "window",

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from cvtune_edge.files import find_images
+
 from cvtune.config import Config, load_config
-from cvtune.errors import RunError
+from cvtune.errors import DataError, RunError
 from cvtune.models.weights import WeightsInfo
 from cvtune.models.weights import find_weights as look_for_weights
 from cvtune.rundir import RunDir, read_json
@@ -32,9 +34,13 @@ def check(config: Config, plan: Path | None, *, resume: bool = False) -> Mapping
 
     Raises:
         ConfigError: the package of a logger is missing.
+        DataError: a folder of unknown things holds no image.
         RunError: `plan` is no run, or one without a plan.
     """
     check_loggers(config.train.loggers)
+    for folder in config.data.unknown:
+        if not Path(folder).is_dir() or next(iter(find_images([Path(folder)])), None) is None:
+            raise DataError(f"--unknown {folder}: no image in it", hint="name a folder of photographs of other things")
     if plan is None or (resume and not RunDir(plan).plan.is_file()):
         return {}
     choices: Mapping[str, Choices] = read_json(RunDir.open(plan).plan)["stages"]

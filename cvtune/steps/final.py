@@ -16,9 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from cvtune.data.split import Leaks, Split, held_out, leaks
+from cvtune.evaluation.novelty import Trial
 from cvtune.evaluation.task import task_of, told
 from cvtune.models.head import Classifier, LinearHead
-from cvtune.steps.folds import answers_of, fold_facts, judged, write_folds
+from cvtune.steps.folds import answers_of, fold_facts, judged, merged_trials, write_folds
+from cvtune.steps.strange import trial_of, trial_tables, try_fold
 from cvtune.steps.train import Crossed, Lab, nothing, wants_final
 from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, Session, StageResult
 from cvtune.training.stage import FINAL
@@ -69,13 +71,13 @@ def final_fit(lab: Lab, split: Split, session: Session) -> FinalFit | None:
         if not folds:
             crossed = _chosen(lab, session, kept)
         else:
-            logits = _cross(lab, session, kept, pool, folds)
-            if logits is None:
+            answered = _cross(lab, session, kept, pool, folds)
+            if answered is None:
                 return None
-            if reason := _worse(lab, session, pool, logits):
+            if reason := _worse(lab, session, pool, answered.logits):
                 lab.console.step(FINAL, f"left out: {reason}")
                 return None
-            crossed = _crossed(lab, pool, logits, len(folds))
+            crossed = replace(_crossed(lab, pool, answered.logits, len(folds)), trial=answered.trial)
         return _everything(lab, split, session, kept, crossed, started)
     finally:
         session.views.forget()
@@ -92,7 +94,7 @@ def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) 
 
     def measure() -> dict[str, Any]:
         each = sum(result.seconds for result in kept[1:]) * len(pool) / len(session.material.train)
-        left = lab.left - session.reserve
+        left = lab.to_train - session.reserve
         if left == math.inf and lab.config.train.final_fit == "auto":
             left = _PATIENCE
         return {"folds": next((k for k in _FOLDS if (k + 1 if k > 1 else 1) * each <= left), 0)}
@@ -107,29 +109,56 @@ def _folds(lab: Lab, pool: Ints, session: Session, kept: Sequence[StageResult]) 
     return folds, "" if folds else "a class has fewer than three images, or groups of them"
 
 
-def _cross(lab: Lab, session: Session, kept: Sequence[StageResult], pool: Ints, folds: Sequence[Ints]) -> Floats | None:
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What the model of a fold said of the images that were held out of it, or all of them of the whole pool.
+
+    Attributes:
+        logits: float32 [n, K].
+        trial: how strange the images were to it; None with too few training images.
+    """
+
+    logits: Floats
+    trial: Trial | None
+
+
+def _cross(
+    lab: Lab, session: Session, kept: Sequence[StageResult], pool: Ints, folds: Sequence[Ints]
+) -> _Answered | None:
     """Each image's answer by the model of the fold that it was held out of, [len(pool), K]; None when stopped."""
-    logits = np.empty((len(pool), session.material.classes), np.float32)
+    done: list[_Answered] = []
     facts: list[dict[str, Any]] = []
     for number, held in enumerate(folds, start=1):
         train = np.setdiff1d(pool, held)
-        name = f"{FINAL}-fold-{number}"
-        if (unit := lab.ledger.done(name)) is not None:
-            said: Floats = unit.array("held")
-        else:
-            part = replace(session.material, train=train, val=held[:0], held=held)
-            recipe = {one.name: one.recipe.scaled(len(train) / len(session.material.train)) for one in kept[1:]}
-            last = _last(_other(lab, session, part, recipe))
-            if last is None or last.logits is None:
-                return None
-            said = last.logits
-            lab.ledger.write(name, {"kept": False}, {"held": said})
-        logits[np.searchsorted(pool, held)] = said
-        accuracy, score, log_loss = judged(lab.data.index, held, said)
+        answered = _fold(lab, session, kept, train, held, f"{FINAL}-fold-{number}")
+        if answered is None:
+            return None
+        done.append(answered)
+        accuracy, score, log_loss = judged(lab.data.index, held, answered.logits)
         lab.console.detail(f"fold {number}", told(task_of(lab.data.index), accuracy))
         facts.append(fold_facts(held, len(train), kept, score, log_loss))
     write_folds(lab.run, lab.data.index, folds, facts)
-    return logits
+    order = np.argsort(np.concatenate(folds))
+    logits = np.concatenate([one.logits for one in done])[order]
+    return _Answered(logits, merged_trials([one.trial for one in done], order))
+
+
+def _fold(
+    lab: Lab, session: Session, kept: Sequence[StageResult], train: Ints, held: Ints, name: str
+) -> _Answered | None:
+    """A fold, from the ledger if it is finished; None when stopped."""
+    if (unit := lab.ledger.done(name)) is not None:
+        return _Answered(unit.array("held"), trial_of(unit))
+    part = replace(session.material, train=train, val=held[:0], held=held)
+    recipe = {one.name: one.recipe.scaled(len(train) / len(session.material.train)) for one in kept[1:]}
+    other = _other(lab, session, part, recipe)
+    last = _last(other)
+    if last is None or last.logits is None:
+        return None
+    trial = try_fold(lab, other.classifier.backbone, train, held, frozen=last.plan is None)
+    facts, tables = trial_tables(trial)
+    lab.ledger.write(name, {"kept": False, **facts}, {"held": last.logits, **tables})
+    return _Answered(last.logits, trial)
 
 
 def _other(lab: Lab, session: Session, material: Material, recipe: Mapping[str, Recipe]) -> Session:

@@ -16,11 +16,13 @@ from cvtune.config import Config
 from cvtune.console import duration
 from cvtune.data.index import DatasetIndex, write_rows
 from cvtune.data.split import Split, fold_splits
+from cvtune.evaluation.novelty import Trial, merged
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_of, told
 from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
+from cvtune.steps.strange import try_fold
 from cvtune.steps.train import Crossed, Lab, PlanWriter, prepare
 from cvtune.training.session import Choices, Floats, Recipe, Session, StageResult
 from cvtune.training.stages import stages
@@ -35,6 +37,7 @@ class _Fold:
     accuracy: Rate
     score: float
     log_loss: float
+    trial: Trial | None
 
 
 def cross_validate(lab: Lab) -> Crossed | None:
@@ -60,9 +63,9 @@ def cross_validate(lab: Lab) -> Crossed | None:
     done = []
     for number, (split, rows) in enumerate(_splits(lab.data, lab.seen, lab.config, k), start=1):
         started = time.monotonic()
-        session = prepare(lab, split, fold=choices, deadline=started + lab.left / (k + 2 - number))
+        session = prepare(lab, split, fold=choices, deadline=started + lab.to_train / (k + 2 - number))
         session.planned = planned
-        fold = _fold(session, rows, lab.data)
+        fold = _fold(lab, session, rows)
         text = f"{told(task_of(lab.data.index), fold.accuracy)}   {fold.kept[-1].name}"
         lab.console.step(f"fold {number}", f"{text}   {duration(time.monotonic() - started)}")
         done.append(fold)
@@ -77,6 +80,7 @@ def cross_validate(lab: Lab) -> Crossed | None:
         _recipe(done, len(rows)),
         float(np.mean([fold.score for fold in done])),
         float(np.mean([fold.log_loss for fold in done])),
+        merged_trials([fold.trial for fold in done], order),
     )
 
 
@@ -100,12 +104,20 @@ def _splits(data: Data, seen: Seen, config: Config, k: int) -> list[tuple[Split,
     return result
 
 
-def _fold(session: Session, rows: NDArray[np.int64], data: Data) -> _Fold:
+def merged_trials(trials: Sequence[Trial | None], order: NDArray[np.int64]) -> Trial | None:
+    """Those of all folds as one, their images in an order; None where a fold had too few images for one."""
+    whole = [trial for trial in trials if trial is not None]
+    return merged(whole, order) if whole and len(whole) == len(trials) else None
+
+
+def _fold(lab: Lab, session: Session, rows: NDArray[np.int64]) -> _Fold:
     """Train all stages of a fold and ask the model that is kept about the rows that were held out."""
     kept = tuple(stage for stage in stages(session) if stage.kept)
     assert kept[-1].logits is not None
     logits = kept[-1].logits[np.searchsorted(session.material.held, rows)]
-    return _Fold(rows, logits, len(session.material.train), kept, *judged(data.index, rows, logits))
+    frozen = all(stage.plan is None for stage in kept)
+    trial = try_fold(lab, session.classifier.backbone, session.material.train, rows, frozen=frozen)
+    return _Fold(rows, logits, len(session.material.train), kept, *judged(lab.data.index, rows, logits), trial)
 
 
 def judged(index: DatasetIndex, rows: NDArray[np.int64], logits: Floats) -> tuple[Rate, float, float]:

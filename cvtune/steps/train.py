@@ -17,6 +17,7 @@ from cvtune.console import Console
 from cvtune.data.augment import Augmentation, build_augmentation
 from cvtune.data.split import Split
 from cvtune.evaluation.calibration import fit_temperature
+from cvtune.evaluation.novelty import BANK, Trial
 from cvtune.evaluation.task import Task, task_of
 from cvtune.models.backbone import Backbone
 from cvtune.models.features import mirror_of
@@ -35,6 +36,8 @@ from cvtune.training.views import Views
 SMALL: Final = 2000  # images outside test; below, sides that are held back cost more than a final fit
 SHARE: Final = 0.6  # of what is left of a budget before the stages, for them where a final fit follows,
 TIGHT: Final = 600.0  # seconds of a budget; below, they take what they need: there is no time for folds
+CLOSING: Final = 10.0  # seconds of a budget for studies and the report,
+CLOSING_SHARE: Final = 0.05  # or so much of a short one
 MIRRORS_FROM: Final = 600.0  # seconds of a budget: mirrored features take as long as the plain ones, for half a point
 
 
@@ -69,6 +72,8 @@ class Crossed:
         recipe: how each stage that was worth it is repeated on all n images.
         score: mean over the folds of the figure that decides between stages, on the held-out images.
         log_loss: likewise.
+        trial: how strange the images were to those models; None where the model that was chosen stands for them, or
+            was never asked.
     """
 
     k: int
@@ -77,6 +82,7 @@ class Crossed:
     recipe: Mapping[str, Recipe]
     score: float
     log_loss: float
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,12 @@ class Lab:
         """Seconds of the budget that are left, infinite without one."""
         budget = self.config.train.budget
         return math.inf if budget is None else self.began + budget - time.monotonic()
+
+    @property
+    def to_train(self) -> float:
+        """The same without what is kept for studies and the report."""
+        budget = self.config.train.budget
+        return self.left - (0.0 if budget is None else min(CLOSING, CLOSING_SHARE * budget))
 
 
 def prepare(
@@ -181,7 +193,8 @@ def prepare(
         left_out=nothing if quiet else lambda name, reason: lab.console.step(name, f"left out: {reason}"),
         told=nothing if quiet else lab.console.detail,
         recipe=None if crossed is None else crossed.recipe,
-        deadline=deadline or time.monotonic() + lab.left * (SHARE if final and not is_tight(config) else 1),
+        compared=min(len(material.train), BANK),
+        deadline=deadline or time.monotonic() + lab.to_train * (SHARE if final and not is_tight(config) else 1),
         keep_views=final,
         ledger=None if quiet else lab.ledger,
         store=nothing if quiet else lambda name: Store(lab.run, name, key=key),
@@ -275,5 +288,5 @@ class _Judge:
 
     def _predictions(self, logits: Floats) -> Any:
         """After the best temperature, as the model would be used: which one is surer by itself counts for nothing."""
-        probabilities = self.task.probabilities(logits, fit_temperature(logits, self.truth).temperature)
+        probabilities = self.task.probabilities(logits, fit_temperature(logits, self.truth))
         return self.task.predictions(self.paths, self.truth, probabilities, self.classes)

@@ -178,7 +178,9 @@ class Session:
         keep_views: a final fit follows; activations are left for its sessions.
         results: what `stages` has yielded.
         deadline: `time.monotonic()` at which training ends.
-        reserve: seconds that exporting a model takes, kept free before the deadline.
+        exporting: seconds that exporting a model took, as far as that does not depend on what was trained.
+        compared: images that are shown once more to a model that was trained, when it is exported.
+        forward: seconds that showing it one takes, 0 before that is measured.
         ledger: finished stages, which are not run again; None keeps none.
         store: checkpoints of a stage; None keeps none.
         best_val: float32 [n_val, K], logits of the best model so far.
@@ -203,12 +205,19 @@ class Session:
     probe: HeadPlan | None = None
     keep_views: bool = False
     deadline: float = math.inf
-    reserve: float = 0.0
+    exporting: float = 0.0
+    compared: int = 0
+    forward: float = 0.0
     ledger: Ledger | None = None
     store: Callable[[str], Store | None] = lambda name: None
     best_val: Floats | None = None
     score: float = 0.0
     results: list[StageResult] = field(default_factory=list)
+
+    @property
+    def reserve(self) -> float:
+        """Seconds kept free before the deadline, to export a model."""
+        return self.exporting + self.compared * self.forward
 
     @property
     def seconds(self) -> float:

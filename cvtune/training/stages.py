@@ -75,11 +75,12 @@ def stages(session: Session) -> Iterator[StageResult]:
 
 
 def _shown(session: Session, result: StageResult) -> Iterator[StageResult]:
-    """Yield a result; what is done with it meanwhile, exporting above all, costs about as much the next time."""
+    """Yield a result; exporting it costs about as much the next time."""
     started = time.monotonic()
     session.results.append(result)
     yield result
-    session.reserve = time.monotonic() - started
+    if result.plan is None:  # of the probe, whose embeddings are known
+        session.exporting = time.monotonic() - started
 
 
 _Next = tuple[str, StageConfig, Callable[[], Plan]]  # a stage's name, its settings, and how what it needs is chosen
@@ -166,6 +167,7 @@ def _cuts(session: Session) -> CutPlan:
         return plan_cuts(costs, limits, group=asked).to_json()
 
     plan = CutPlan.from_json(session.choose("cuts", measure))
+    session.forward = sum(group.forward for group in plan.costs.groups)
     session.told("cuts", plan.reason)
     return plan
 

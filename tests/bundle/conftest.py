@@ -18,6 +18,7 @@ from cvtune.config import ModelConfig
 from cvtune.data.index import DatasetIndex, Image
 from cvtune.data.pixels import fill_pixels
 from cvtune.data.preprocess import Preprocessing
+from cvtune.evaluation.calibration import Calibration
 from cvtune.models.backbone import load_backbone
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize, to_tensor
@@ -25,6 +26,8 @@ from cvtune.models.weights import find_weights
 
 Floats = NDArray[np.float32]
 CLASSES = ("dent", "ok", "Öse", "1e3")
+WARM = Calibration(1.5, 0.9, 0.8, 40)
+VECTOR = Calibration(1.0, 0.9, 0.7, 40, scales=(0.5, 1.5, 1.0, 0.7), shifts=(0.6, -0.8, 0.2, 0.0))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,7 +63,7 @@ class Case:
         self.cache = filled.pixels
         self.pixels = to_tensor(filled.pixels.batch(range(len(files))))
         self.classifier = _classifier(load_backbone(info, size=self.pre.size), self.normalized)
-        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, 1.5, task, thresholds)
+        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, WARM, task, thresholds)
 
     @property
     def normalized(self) -> torch.Tensor:
@@ -81,7 +84,8 @@ class Case:
             "progress": lambda done, of: None,
             **changes,
         }
-        return export_bundle(folder, options.pop("product", self.product), self.classifier, **options)
+        exported = export_bundle(folder, options.pop("product", self.product), self.classifier, **options)
+        return exported.parity, exported.probabilities
 
 
 def _classifier(backbone: Any, images: torch.Tensor) -> Classifier:

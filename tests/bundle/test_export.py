@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from cvtune.bundle import export
 from cvtune.bundle.graph import build_model
 from cvtune.errors import GateError
+from tests.bundle.conftest import VECTOR, WARM
 
 MakeCase = Callable[..., Any]
 SMALL = ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"]
@@ -63,6 +64,7 @@ def test_the_manifest_is_verified_by_the_line(small: tuple[Any, Path]) -> None:
         "stretch",
     )
     assert (manifest.embedding, manifest.temperature) == (case.classifier.backbone.width, 1.5)
+    assert (manifest.scales, manifest.shifts) == ((), ())
     assert (manifest.roi, manifest.frame_size) == (None, None)
     assert dict(manifest.weights) == case.product.weights
     assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst", "vanished"}
@@ -104,10 +106,41 @@ def test_progress_counts_the_images(make_case: MakeCase, tmp_path: Path) -> None
 
 def test_the_temperature_is_applied(small: tuple[Any, Path], tmp_path: Path) -> None:
     case, _ = small
-    parity, answers = case.export(tmp_path / "bundle", product=replace(case.product, temperature=0.5))
+    product = replace(case.product, calibration=replace(WARM, temperature=0.5))
+    parity, answers = case.export(tmp_path / "bundle", product=product)
     expected = torch.softmax(torch.from_numpy(case.logits) / 0.5, 1).numpy()
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     assert parity.passed
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_scales_and_shifts_pass_the_gate_and_are_in_the_manifest(
+    several: bool, make_case: MakeCase, tmp_path: Path
+) -> None:
+    case = make_case(**(MULTI if several else {}))
+    parity, answers = case.export(tmp_path / "bundle", product=replace(case.product, calibration=VECTOR))
+    assert (parity.images, parity.equal + parity.ties) == (12, 12)
+    assert parity.worst < 1e-4
+    logits = torch.from_numpy(case.logits)
+    moved = (logits if several else logits - logits.mean(1, keepdim=True)) * torch.tensor(VECTOR.scales)
+    moved += torch.tensor(VECTOR.shifts)
+    expected = torch.sigmoid(moved) if several else torch.softmax(moved, 1)
+    np.testing.assert_allclose(answers, expected.numpy(), atol=1e-4)
+    manifest = load_manifest(tmp_path / "bundle")
+    assert (manifest.schema, manifest.temperature) == (2, 1.0)
+    assert (manifest.scales, manifest.shifts) == (VECTOR.scales, VECTOR.shifts)
+
+
+def test_a_bundle_with_other_shifts_than_the_gate_is_refused(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, other = make_case(), replace(VECTOR, shifts=(0.6, -0.8, 0.2, 0.05))
+    monkeypatch.setattr(
+        export, "build_model", lambda *args, **options: build_model(*args, **{**options, "calibration": other})
+    )
+    with pytest.raises(GateError, match="largest difference of a probability"):
+        case.export(tmp_path / "bundle", product=replace(case.product, calibration=VECTOR))
+    assert names(tmp_path) == set()
 
 
 def other_head(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,9 +22,13 @@ from cvtune.bundle.graph import Deployed, build_model
 from cvtune.bundle.network import network_graph
 from cvtune.data.checked import Checked
 from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
+from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.task import task_named
 from cvtune.models.normalize import Normalize
+from tests.bundle.conftest import VECTOR, WARM
 
 Frames = NDArray[np.uint8]
+NUMBERS = {"net_scales", "net_shifts", "net_temperature"}  # of the calibration, by their names in the graph
 MakeGraph = Callable[..., tuple[Preprocessing, Any]]
 
 
@@ -42,7 +46,7 @@ def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: p
     def make(**changes: Any) -> tuple[Preprocessing, Any]:
         pre = replace(case.pre, **changes)
         normalize = Normalize(pre.mean, pre.std)
-        model = build_model(pre, normalize, case.classifier, temperature=1.5, metadata={})
+        model = build_model(pre, normalize, case.classifier, calibration=WARM, metadata={})
         return pre, open_session(model.SerializeToString())
 
     return make
@@ -51,7 +55,7 @@ def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: p
 @pytest.fixture(scope="module")
 def network(small: tuple[Any, Path]) -> onnx.ModelProto:
     case, _ = small
-    return network_graph(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5).eval(), 64)
+    return network_graph(Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, WARM).eval(), 64)
 
 
 class Exports:
@@ -67,11 +71,10 @@ class Exports:
         self.times += 1
         return self._exported(*args, **options)
 
-    def built(self, *, mean: tuple[float, float, float] | None = None) -> bytes:
+    def built(self, *, mean: tuple[float, float, float] | None = None, calibration: Calibration = WARM) -> bytes:
         pre = self.case.pre
-        model = build_model(
-            pre, Normalize(mean or pre.mean, pre.std), self.case.classifier, temperature=1.5, metadata={}
-        )
+        normalize = Normalize(mean or pre.mean, pre.std)
+        model = build_model(pre, normalize, self.case.classifier, calibration=calibration, metadata={})
         return bytes(model.SerializeToString(deterministic=True))
 
     def learn(self) -> None:
@@ -103,6 +106,40 @@ def test_the_next_stage_takes_the_graph_of_the_one_before(
         file.unlink()
     module._kept.clear()
     assert exports.built() == second != first
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_scales_and_shifts_are_in_the_graph_where_there_are_any(
+    task: Literal["single", "multi"], make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    exports = Exports(make_case(), monkeypatch)
+    case, frames = exports.case, noise(5, 64, 64)
+    held = {}
+    for calibration in (WARM, VECTOR):
+        normalize = Normalize(case.pre.mean, case.pre.std)
+        model = build_model(case.pre, normalize, case.classifier, calibration=calibration, metadata={}, task=task)
+        held[calibration.method] = {tensor.name for tensor in model.graph.initializer} & NUMBERS
+        (found,) = open_session(model.SerializeToString()).run(["probabilities"], {"image": frames})
+        (pixels,) = open_session(frame_graph(case.pre).SerializeToString()).run(None, {"image": frames})
+        with torch.inference_mode():
+            logits = case.classifier(normalize(torch.from_numpy(pixels))).numpy()
+        expected = task_named(task).probabilities(logits, calibration)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert held == {"vector": {"net_scales", "net_shifts"}, "temperature": {"net_temperature"}}
+    assert exports.times == 2
+
+
+def test_other_scales_take_the_graph_that_is_there(
+    make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    exports = Exports(make_case(), monkeypatch)
+    first = exports.built(calibration=VECTOR)
+    second = exports.built(calibration=replace(VECTOR, shifts=(0.6, -0.8, 0.2, 0.1)))
+    assert exports.times == 1
+    module._kept.clear()
+    for file in cache.glob("*"):
+        file.unlink()
+    assert exports.built(calibration=replace(VECTOR, shifts=(0.6, -0.8, 0.2, 0.1))) == second != first
 
 
 def test_the_next_fit_takes_the_graph_from_the_cache(
@@ -195,7 +232,7 @@ def torch_path(case: Any, frames: Frames, pre: Preprocessing | None = None) -> l
     """The same answers by the frame graph alone and torch."""
     (pixels,) = open_session(frame_graph(pre or case.pre).SerializeToString()).run(None, {"image": frames})
     with torch.inference_mode():
-        found = Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, 1.5)(torch.from_numpy(pixels))
+        found = Deployed(Normalize(case.pre.mean, case.pre.std), case.classifier, WARM)(torch.from_numpy(pixels))
     return [tensor.numpy() for tensor in found]
 
 

@@ -20,6 +20,7 @@ ROOMS = (
         "doctor",
         "tables",
         "api",
+        "assess",
         "pipeline",
         "book",
         "steps",

@@ -39,9 +39,9 @@ PROBE_ONLY: dict[str, Any] = {**QUICK, "train.tail.steps": 0, "train.all.steps":
 RUN_FILES = [
     *("config.toml", "environment.json", "index.csv", "audit.json", "corrections.csv", "split.csv", "plan.json"),
     *("stages.json", "metrics.csv", "weights.safetensors", "model.json", "metrics.json", "calibration.json"),
-    "operating_point.json",
+    *("operating_point.json", "novelty.safetensors", "novelty.csv", "studies.json"),
     *("predictions-val.csv", "predictions-calib.csv", "predictions-test.csv", "report.html", "summary.txt"),
-    *("bundle/model.onnx", "bundle/manifest.json", ".lock", "DONE"),
+    *("bundle/model.onnx", "bundle/manifest.json", "bundle/MODEL_CARD.md", ".lock", "DONE"),
 ]
 
 
@@ -73,7 +73,7 @@ def test_the_probe_on_real_features_is_good(run: library.Run) -> None:
 
 def test_metrics_have_the_names_that_scripts_rely_on(run: library.Run) -> None:
     metrics = tree(run.path / "metrics.json")
-    assert list(metrics) == ["model", "task", "val", "calib", "test", "decisions"]
+    assert list(metrics) == ["model", "task", "val", "calib", "test", "decisions", "reliability"]
     wanted = {"n", "right", "accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "auroc", "log_loss"}
     for side, count in (("val", 12), ("calib", 18), ("test", 18)):
         assert wanted | {"per_class", "confusion"} <= set(metrics[side])
@@ -128,7 +128,7 @@ def test_the_books_agree_with_each_other(run: library.Run, steel: Path) -> None:
     assert [(stage["name"], stage["steps"]) for stage in stages] == ran
     assert list(dict.fromkeys(row["stage"] for row in rows(run.path / "metrics.csv"))) == [name for name, _ in ran[1:]]
     assert run.metrics["model"] == [stage["name"] for stage in stages if stage["kept"]][-1]
-    assert list(tree(run.path / "plan.json")["stages"]) == ["probe", "cuts", *(name for name, _ in ran[1:])]
+    assert list(tree(run.path / "plan.json")["stages"]) == ["probe", "cuts", *(name for name, _ in ran[1:]), "study"]
 
 
 def test_the_bundle_says_where_it_comes_from(run: library.Run) -> None:
@@ -360,7 +360,9 @@ def test_decisions_are_counted_and_told(parts: Path, quick_config: Path, tmp_pat
     point = ChosenPoint.load(run.path / "operating_point.json")
     assert (point.ok, point.guessed) == (("ok",), True)
     answers = Predictions.load(run.path / "predictions-test.csv")
-    decisions, defect = point.limits.decide(answers.probabilities), answers.truth != answers.classes.index("ok")
+    away = np.array([float(row["distance"]) for row in rows(run.path / "novelty.csv")], np.float32)
+    decisions = point.decide(answers.probabilities, away)
+    defect = answers.truth != answers.classes.index("ok")
     found = run.metrics["decisions"]["test"]
     assert (found["escapes"]["k"], found["escapes"]["n"]) == (int(point.limits.is_ok(decisions)[defect].sum()), 12)
     assert found["review"]["k"] == int((decisions == REVIEW).sum()) > 0

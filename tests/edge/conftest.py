@@ -84,6 +84,8 @@ def manifest_tree(**changes: Any) -> dict[str, Any]:
         "window": None,
         "task": "single",
         "thresholds": [],
+        "scales": [],
+        "shifts": [],
     }
     return {**tree, **changes}
 

@@ -17,13 +17,15 @@ READS = "reads schema 1 to 2"
 READING = "pixels, one of uint8, uint16 and float32, and background, three numbers from 0 to 255"
 WINDOW = "null or two numbers, the first below the second"
 PAIR = "a window for uint16 and float32 pixels, and none for uint8"
+EACH = "a scale and a shift for each class and the temperature 1, or none of them"
 ENOUGH = "a threshold for each class where the task is multi, and none where it is single"
 
 
 def test_round_trip_through_json() -> None:
     multi = {"task": "multi", "thresholds": [0.5, 0, 1]}
+    vector = {"temperature": 1, "scales": [0.5, 1, 1.5], "shifts": [-0.25, 0, 2]}
     deep = {"reading": {"pixels": "uint16", "background": [0, 0, 0]}, "window": [0, 4095.5]}
-    for changes in (multi, deep, {}, {"roi": [4, 0, 10, 12], "frame_size": [480, 640]}):
+    for changes in (multi, vector, deep, {}, {"roi": [4, 0, 10, 12], "frame_size": [480, 640]}):
         manifest = Manifest.from_json(manifest_tree(**changes))
         assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
         assert list(manifest.to_json()) == list(manifest_tree())
@@ -78,6 +80,14 @@ def test_keys_of_later_versions_are_ignored() -> None:
         ("thresholds", [True, 0, 0], "numbers from 0 to 1"),
         ("thresholds", 0.5, "numbers from 0 to 1"),
         ("thresholds", None, "numbers from 0 to 1"),
+        ("scales", [1, 0, 1], "numbers above 0"),
+        ("scales", [1, float("inf"), 1], "numbers above 0"),
+        ("scales", [1, True, 1], "numbers above 0"),
+        ("scales", 1.0, "numbers above 0"),
+        ("scales", None, "numbers above 0"),
+        ("shifts", [0, float("nan"), 0], "finite numbers"),
+        ("shifts", ["0", 0, 0], "finite numbers"),
+        ("shifts", {}, "finite numbers"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, expected: str) -> None:
@@ -96,6 +106,13 @@ DEEP = {"pixels": "uint16", "background": [255, 255, 255]}
         ({"task": "multi"}, f"thresholds = (): expected {ENOUGH}"),
         ({"task": "multi", "thresholds": [0.5, 0.5]}, f"thresholds = (0.5, 0.5): expected {ENOUGH}"),
         ({"thresholds": [0.5, 0.5, 0.5]}, f"thresholds = (0.5, 0.5, 0.5): expected {ENOUGH}"),
+        ({"temperature": 1, "scales": [1, 1, 2]}, f"scales = (1, 1, 2), shifts = (): expected {EACH}"),
+        ({"temperature": 1, "scales": [1, 2], "shifts": [0, 0]}, f"shifts = (0, 0): expected {EACH}"),
+        (
+            {"scales": [1, 2, 1], "shifts": [0, 0, 1]},
+            f"temperature = 1.5, scales = (1, 2, 1), shifts = (0, 0, 1): expected {EACH}",
+        ),
+        ({"shifts": [0, 0, 1]}, f"shifts = (0, 0, 1): expected {EACH}"),
         (
             {"task": "multi", "classes": ["a", "b;c"], "thresholds": [0.5, 0.5]},
             "classes = ('a', 'b;c'): expected names without ';', which stands between the labels of an image",
@@ -157,10 +174,19 @@ def test_another_schema_says_what_to_install(schema: Any) -> None:
     assert "install" in caught.value.hint
 
 
+def test_a_bundle_from_before_vector_scaling_has_one_temperature() -> None:
+    tree = {key: value for key, value in manifest_tree().items() if key not in ("scales", "shifts")}
+    manifest = Manifest.from_json(tree)
+    assert (manifest.schema, manifest.temperature, manifest.scales, manifest.shifts) == (2, 1.5, (), ())
+
+
 def test_bundles_of_schema_1_have_8_bits_and_exclusive_classes() -> None:
     new = {"reading", "window", "task", "thresholds"}
     old = {key: value for key, value in manifest_tree(schema=1).items() if key not in new}
-    for tree in (old, {**old, "task": "multi", "window": "of the house"}):  # keys it did not know meant nothing
+    for tree in (
+        old,
+        {**old, "task": "multi", "window": "of the house", "scales": "of a fish"},
+    ):  # keys it did not know meant nothing
         manifest = Manifest.from_json(tree)
         assert (manifest.schema, manifest.task, manifest.window, manifest.thresholds) == (1, "single", None, ())
         assert manifest.reading == {"pixels": "uint8", "background": [255, 255, 255]}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.reliability import reliability
+from cvtune.evaluation.reliability import Reliability, reliability
 
 
 def said(n: int, seed: int, sharper: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -56,6 +58,13 @@ def test_few_images_make_few_bins_and_all_are_counted() -> None:
         assert len(found.bins) == bins
         assert sum(one.right.n for one in found.bins) == n
         assert found.to_json()["bins"][0]["n"] == found.bins[0].right.n
+
+
+def test_it_reads_back_from_its_plain_values() -> None:
+    found = reliability(*said(149, 3))
+    assert Reliability.from_json(json.loads(json.dumps(found.to_json()))) == found
+    with pytest.raises(ValueError, match="is no rate"):
+        Reliability.from_json({**found.to_json(), "bins": [{"confidence": 0.5, "k": 3, "n": 2}]})
 
 
 def test_shapes_are_checked() -> None:

@@ -51,7 +51,7 @@ def test_blur_takes_detail_and_light_takes_light() -> None:
 def test_the_table_counts() -> None:
     """A model that sees light alone: dark pictures are class 0."""
     pictures = [np.full((16, 16, 3), value, np.uint8) for value in (40, 60, 110, 200)]
-    found = robustness(lambda: iter(pictures), lambda frame: int(frame.mean() > 80), [0, 0, 1, 1])
+    found = robustness(zip(pictures, [0, 0, 1, 1], strict=True), lambda frame: int(frame.mean() > 80))
     table = {(one.how, one.strength): one for one in found}
     assert len(table) == len(SPOILERS) * 3
     assert table["rotation", "strong"].right == Rate(4, 4)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cvtune.bundle.graph import Deployed, build_model
 from cvtune.data.preprocess import Preprocessing
+from cvtune.evaluation.calibration import Calibration
 from cvtune.models.backbone import Backbone, create_empty, set_trainable
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize
@@ -148,14 +149,15 @@ def test_the_bundles_graph_carries_the_taps(name: str, tmp_path: Path) -> None:
     backbone = tapped(name)
     network = Classifier(backbone, LinearHead(backbone.width, 3)).eval()
     pre, normalize = Preprocessing(64), Normalize((0.5,) * 3, (0.5,) * 3)
-    model = build_model(pre, normalize, network, temperature=1.0, metadata={})
+    calibration = Calibration(1.0, 0.9, 0.9, 40)
+    model = build_model(pre, normalize, network, calibration=calibration, metadata={})
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     session = open_session(tmp_path / "model.onnx")
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     probabilities, embedding = session.run(None, {"image": frames})
     with torch.no_grad():
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        expected, embedded = Deployed(normalize, network, 1.0)(pixels)
+        expected, embedded = Deployed(normalize, network, calibration)(pixels)
     assert embedding.shape == (3, backbone.width)
     np.testing.assert_allclose(embedding, embedded.numpy(), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-4)

@@ -13,7 +13,13 @@ import pytest
 from cvtune.audit import Finding, Suspect
 from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.multilabel import MultiPredictions, score_multi
-from cvtune.evaluation.predictions import Predictions
+from cvtune.evaluation.predictions import Predictions, csv_line
+from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.reliability import reliability
+from cvtune.evaluation.robustness import SPOILERS, STRENGTHS, Spoilt
+from cvtune.evaluation.slices import slices
+from cvtune.evaluation.studies import Alike, Explained, Foreign, NoveltyStudy, Studies
+from cvtune.report.facts import read_facts
 from cvtune.rundir import RunDir, read_json, write_json, write_text
 
 PER_CLASS = 20  # pictures a class on the test side
@@ -76,6 +82,56 @@ def add_suspects(run: RunDir, found: list[Suspect]) -> None:
     """Suspected labels in the run's audit.json."""
     tree = read_json(run.audit)
     write_json(run.audit, {**tree, "suspects": [vars(one) for one in found]})
+
+
+def add_studies(run: RunDir, *, side: str = "test", near: tuple[str, ...] = (), head_rank: float = 0.1) -> Studies:
+    """Add what the step behind the training writes: studies.json, novelty.csv and the reliability in metrics.json.
+
+    `near` are paths that stand for the nearest training images of every image.
+    """
+    facts = read_facts(run)
+    answers = next(one.answers for one in facts.scored if one.side == side)
+    generator = np.random.default_rng(2)
+    distances = generator.gamma(20, 0.05, len(answers.paths)).astype(np.float32)
+    lines = [csv_line((path, repr(float(one)))) for path, one in zip(answers.paths, distances, strict=True)]
+    write_text(run.distances, "".join([csv_line(("path", "distance")), *lines]))
+    before, after = (reliability(p, answers.truth).to_json() for p in (answers.probabilities**2, answers.probabilities))
+    tree = read_json(run.metrics) if run.metrics.is_file() else {}
+    write_json(run.metrics, {**tree, "reliability": {side: {"before": before, "after": after}}})
+    studies = studies_of(answers, side, near, head_rank)
+    studies.save(run.studies)
+    return studies
+
+
+def studies_of(
+    answers: Predictions | MultiPredictions, side: str, near: tuple[str, ...], head_rank: float = 0.1
+) -> Studies:
+    """Made-up studies of some answers: every image explained, the folder of a class its slice, spoilt pictures."""
+    heat = (255 * np.outer(np.hanning(9)[1:-1], np.hanning(9)[1:-1])).astype(np.uint8)  # [7, 7], warm in the middle
+    alike = tuple(Alike(path, answers.classes[0], 0.9 - 0.1 * i) for i, path in enumerate(near))
+    labels = [answers.classes[k] for k in answers.probabilities.argmax(axis=1)]
+    explained = {path: Explained(path, label, heat, alike) for path, label in zip(answers.paths, labels, strict=True)}
+    bright = np.linspace(0, 1, len(answers.paths))
+    return Studies(
+        side,
+        NoveltyStudy(
+            "knn",
+            1.25,
+            0.01,
+            99,
+            {"knn": 0.94, "mahalanobis": 0.9},
+            {name: 0.7 + 0.2 / (k + 1) for k, name in enumerate(answers.classes)},
+            (Foreign("other things", Rate(19, 20), 0.991),),
+        ),
+        slices(~answers.right, {"folder": [str(Path(path).parent) for path in answers.paths], "brightness": bright}),
+        tuple(
+            Spoilt(how, strength, Rate(40 - 3 * i - j, 40), Rate(2 * i + j, 40))
+            for j, how in enumerate(SPOILERS)
+            for i, strength in enumerate(STRENGTHS)
+        ),
+        head_rank,
+        explained,
+    )
 
 
 def several(paths: list[str]) -> MultiPredictions:

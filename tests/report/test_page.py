@@ -32,7 +32,7 @@ def test_the_verdict_is_the_headline(steel_copy: RunDir) -> None:
 def test_every_part_is_there(steel_copy: RunDir) -> None:
     page = read(steel_copy)
     ids = {attributes.get("id") for _, attributes in page.tags}
-    assert ids >= {"test", "mistakes", "data", "training", "bundle", "settings"}
+    assert ids >= {"test", "probabilities", "pictures", "data", "training", "bundle", "settings"}
     for words in (
         "no clear gain",
         "tf_efficientnet_lite0",
@@ -43,7 +43,7 @@ def test_every_part_is_there(steel_copy: RunDir) -> None:
     ):
         assert words in page.text
     charts = [attributes.get("aria-label") or "" for attributes in page.all("svg")]
-    assert [label.split()[0] for label in charts] == ["Confusion", "Images", "Training"]
+    assert [label.split()[0] for label in charts] == ["Confusion", "Probability", "Mistakes", "Images", "Training"]
 
 
 def test_the_page_loads_nothing(steel_copy: RunDir) -> None:
@@ -51,9 +51,9 @@ def test_the_page_loads_nothing(steel_copy: RunDir) -> None:
     assert page.all("img")
 
 
-def test_pictures_are_the_wrong_ones_with_words_for_those_who_cannot_see(steel_copy: RunDir) -> None:
+def test_pictures_are_the_wrong_and_the_doubtful_with_words_for_those_who_cannot_see(steel_copy: RunDir) -> None:
     pictures = read(steel_copy).all("img")
-    assert len(pictures) == 17
+    assert len(pictures) == 17 + 5, "of the eight least sure three are wrong and shown as such"
     for picture in pictures:
         assert re.fullmatch(r"\w.*\.jpg: true class \S+, predicted \S+", picture["alt"] or "")
         data = base64.b64decode((picture["src"] or "").removeprefix("data:image/jpeg;base64,"))
@@ -125,14 +125,16 @@ def test_names_cannot_write_html(tmp_path: Path) -> None:
 def test_many_classes_have_tables_and_no_unreadable_chart(tmp_path: Path) -> None:
     classes = tuple(f"class {i}" for i in range(200))
     page = read(write_run(tmp_path / "many", tmp_path, classes, [[f"{i}.png"] * 3 for i in range(200)]))
-    assert len(page.all("svg")) == 1  # the curves
+    labels = [one["aria-label"] or "" for one in page.all("svg")]
+    assert len(labels) == 3
+    assert labels[0].startswith("Probability of the answer: all answers: ")
     assert "class 199" in page.text
 
 
 def test_sixty_classes_are_drawn_under_five_megabytes(tmp_path: Path) -> None:
     classes = tuple(f"class {i}" for i in range(60))
     run = write_run(tmp_path / "sixty", tmp_path, classes, [[f"{i}.png"] * 9 for i in range(60)])
-    assert len(read(run).all("svg")) == 3
+    assert len(read(run).all("svg")) == 5
     assert run.report.stat().st_size < 5_000_000
 
 

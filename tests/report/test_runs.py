@@ -56,7 +56,7 @@ def test_a_cross_validation_says_what_was_measured(crossed: RunDir) -> None:
     assert "3 folds: each image was answered by a model that had not seen it." in page.text
     assert "The bundle was trained on all 60 images: it was not measured on unseen images" in page.text
     assert "the cross-validated figures stand for it" in page.text
-    assert {item.get("id") for item in page.all("section")} >= {"folds", "mistakes"}
+    assert {item.get("id") for item in page.all("section")} >= {"folds", "pictures"}
     assert "test" not in {item.get("id") for item in page.all("section")}
     assert "the means of the folds" in page.text
 
@@ -76,8 +76,8 @@ def test_a_test_side_beside_the_folds_comes_after_them(crossed: RunDir) -> None:
     page = read(crossed)
     assert headline(crossed).endswith("in a 3-fold cross-validation")
     ids = [item.get("id") for item in page.all("section")]
-    assert ids[:4] == ["folds", "mistakes", "test", "mistakes-test"]
-    assert "Worst mistakes on the test side" in page.text
+    assert ids[:6] == ["folds", "probabilities", "pictures", "test", "probabilities-test", "pictures-test"]
+    assert "Pictures to look at, test side" in page.text
     assert "of the test side, kept apart, it has 10 of 12 right (below)" in page.text
     assert "was not measured on unseen images" not in page.text
     labels = [item.get("aria-label") or "" for item in page.all("svg")]
@@ -90,9 +90,9 @@ def test_of_a_final_fit_the_test_side_is_the_headline(crossed: RunDir) -> None:
     page = read(crossed)
     assert headline(crossed) == "10 of 12 test images right"
     ids = [item.get("id") for item in page.all("section")]
-    assert ids[:4] == ["test", "mistakes", "folds", "mistakes-folds"]
-    assert "Worst mistakes in the folds" in page.text
-    assert "Worst mistakes on the test side" not in page.text
+    assert ids[:6] == ["test", "probabilities", "pictures", "folds", "probabilities-folds", "pictures-folds"]
+    assert "Pictures to look at, folds" in page.text
+    assert "Pictures to look at, test side" not in page.text
     right = int(folds_answers().right.sum())
     assert "The bundle was trained on the 60 images outside test, after 3 models had answered" in page.text
     assert f"{right} of 60 right" in page.text
@@ -245,7 +245,7 @@ def test_files_from_unknown_hands_are_read_by_a_child(steel_copy: RunDir, monkey
 
     write_text(steel_copy.config, "[data]\nuntrusted = true\n")
     monkeypatch.setattr("cvtune.report.thumbnails.read_image", never)
-    assert len(read(steel_copy).all("img")) == 17
+    assert len(read(steel_copy).all("img")) == 22
 
 
 def test_a_name_cannot_hide_its_line_end_or_direction(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cvtune.report.thumbnails import SIDE, Thumbnail, Thumbnails
+from cvtune.report.thumbnails import SIDE, SMALL, Shrunk, Thumbnail, Thumbnails, encoded
 
 RAMP = np.tile(np.arange(200), (150, 1))  # [150, 200], dark to bright from left to right
 
@@ -85,3 +85,30 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
         first = thumbnails.of(name)
         (tmp_path / name).unlink()
         assert thumbnails.of(name) is first
+
+
+def test_a_smaller_one_is_made_of_the_same_reading(tmp_path: Path) -> None:
+    name = written(tmp_path, "8.png", np.tile(RAMP, (3, 3)).astype(np.uint8))
+    with Thumbnails(tmp_path) as thumbnails:
+        large = thumbnails.of(name)
+        (tmp_path / name).unlink()
+        small = thumbnails.of(name, SMALL)
+        shrunk = thumbnails.shrunk(name)
+    assert pixels_of(small).shape == (48, SMALL, 3)
+    assert len(small.picture) < len(large.picture)
+    assert isinstance(shrunk, Shrunk)
+    assert (shrunk.size, shrunk.pixels.shape) == ((450, 600), (96, SIDE, 3))
+
+
+def test_a_deep_frame_keeps_its_size_though_it_is_thinned(tmp_path: Path) -> None:
+    name = written(tmp_path, "16.png", np.full((2000, 3001), 9000, np.uint16))
+    with Thumbnails(tmp_path) as thumbnails:
+        shrunk = thumbnails.shrunk(name)
+        assert thumbnails.shrunk("gone.png") == "file not found"
+    assert isinstance(shrunk, Shrunk)
+    assert shrunk.size == (2000, 3001)
+
+
+def test_noise_takes_little_more_room_than_a_picture(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    assert 8_000 < len(encoded(noise).picture) < 11_500, "at the usual quality it would be 17,000"

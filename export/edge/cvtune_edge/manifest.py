@@ -26,6 +26,8 @@ SEPARATOR: Final = ";"  # between the labels of one image
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
+# Came within schema 2 and may be missing: what they say is in the graph too, readers that ignore them lose nothing.
+_LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": []}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
 _EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 
@@ -46,7 +48,7 @@ class Manifest:
         roi: x, y, width, height in pixels of the frame that are looked at; None for the whole frame.
         frame_size: (H, W) that every frame must have, because a mask belongs to it; None for any.
         embedding: width D of the embedding.
-        temperature: the logits were divided by it (Guo et al. 2017); 1 when uncalibrated.
+        temperature: the logits were divided by it (Guo et al. 2017); 1 when uncalibrated, or with scales in its place.
         weights: source, licence and sha256 of the pretrained weights.
         parity: what the parity gate found: images, worst (difference of a probability), ties.
         files: sha256 of each file of the bundle by its name, POSIX style and relative to the folder.
@@ -57,6 +59,9 @@ class Manifest:
         task: "single", the classes exclude each other and the probabilities add up to 1, or "multi", an image may have
             several labels or none.
         thresholds: of a multi-label bundle, the probability from which on an image has the label, K of them.
+        scales: of vector scaling (Guo et al. 2017), the factor of each of the K logits, for "single" after their mean
+            was taken away; none where there is one temperature for all.
+        shifts: what was added to each of the K logits after that; none likewise.
 
     Raises:
         BundleError: all wrong values at once.
@@ -82,6 +87,8 @@ class Manifest:
     window: tuple[float, float] | None = None
     task: str = "single"
     thresholds: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         problems = _problems({name: getattr(self, name) for name in _CHECKS})
@@ -110,8 +117,7 @@ class Manifest:
                 f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads {_SCHEMAS}",
                 hint="install the version of cvtune-edge that belongs to the cvtune that exported the bundle",
             )
-        if tree["schema"] == 1:
-            tree = {**tree, **_SINCE_2}
+        tree = {**tree, **_SINCE_2, **_LATER} if tree["schema"] == 1 else {**_LATER, **tree}
         values = {known.name: _tupled(tree[known.name]) for known in fields(cls) if known.name in tree}
         missing = [f"{known.name}: missing" for known in fields(cls) if known.name not in tree]
         problems = missing + _problems(values)
@@ -216,6 +222,16 @@ def _are_shares(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_finite(item) and 0 <= item <= 1 for item in value)
 
 
+def _are_factors(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_finite(item) and item > 0 for item in value)
+
+
+def _one_each(
+    classes: tuple[str, ...], temperature: float, scales: tuple[float, ...], shifts: tuple[float, ...]
+) -> bool:
+    return len(scales) == len(shifts) and (not scales or (len(scales) == len(classes) and temperature == 1))
+
+
 def _enough_thresholds(task: str, classes: tuple[str, ...], thresholds: tuple[float, ...]) -> bool:
     return len(thresholds) == (len(classes) if task == "multi" else 0)
 
@@ -289,6 +305,8 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "window": (_is_window, "null or two numbers, the first below the second"),
     "task": (lambda value: value in ("single", "multi"), "single or multi"),
     "thresholds": (_are_shares, "numbers from 0 to 1"),
+    "scales": (_are_factors, "numbers above 0"),
+    "shifts": (lambda value: isinstance(value, tuple) and all(map(_is_finite, value)), "finite numbers"),
 }
 
 _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
@@ -299,6 +317,10 @@ _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
     ("task", "classes", "thresholds"): (
         _enough_thresholds,
         "a threshold for each class where the task is multi, and none where it is single",
+    ),
+    ("classes", "temperature", "scales", "shifts"): (
+        _one_each,
+        "a scale and a shift for each class and the temperature 1, or none of them",
     ),
     ("task", "classes"): (
         lambda task, classes: task == "single" or not any(SEPARATOR in name for name in classes),

@@ -1,0 +1,44 @@
+"""Put a file beside the model of a bundle that is written already; its checksum goes into the manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from cvtune_edge.manifest import MANIFEST_FILE, Manifest, file_sha256
+
+from cvtune.bundle.export import swap
+from cvtune.rundir import read_json, write_bytes, write_json
+
+
+def enclose(folder: Path, name: str, data: bytes) -> None:
+    """Write a file into a bundle, so that the bundle is at any moment the old one or the new one.
+
+    Args:
+        folder: of the bundle.
+        name: of the file; one of that name is replaced.
+        data: what it holds.
+    """
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        shutil.copytree(folder, beside, copy_function=_link)
+        (beside / name).unlink(missing_ok=True)
+        write_bytes(beside / name, data)
+        manifest = Manifest.from_json(read_json(folder / MANIFEST_FILE), str(folder / MANIFEST_FILE))
+        files = {**manifest.files, name: file_sha256(beside / name)}
+        write_json(beside / MANIFEST_FILE, replace(manifest, files=files).to_json())
+        swap(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> str:
+    """The same file under another name where the file system can, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

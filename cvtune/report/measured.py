@@ -1,0 +1,61 @@
+"""What a run's files say beside its answers: how strange the images are, and how honest the probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvtune.errors import RunError
+from cvtune.evaluation.reliability import Reliability
+from cvtune.report.training import read_csv
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """Confidence against truth on one side, before the calibration and after it."""
+
+    before: Reliability
+    after: Reliability
+
+
+def read_honesty(metrics: Mapping[str, Any], path: Path) -> Mapping[str, Honesty]:
+    """By side, from the tree of metrics.json; empty where it has none.
+
+    Raises:
+        RunError: damaged.
+    """
+    try:
+        tree = metrics.get("reliability", {}).items()
+        return {
+            str(side): Honesty(*(Reliability.from_json(one[key]) for key in ("before", "after"))) for side, one in tree
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: damaged, no reliability ({error!r})", hint="fit the run again") from error
+
+
+def read_distances(path: Path) -> Mapping[str, float]:
+    """How far each image lies from those that were trained on, by its path.
+
+    Raises:
+        RunError: damaged.
+    """
+    try:
+        found = {row["path"]: float(row["distance"]) for row in read_csv(path)}
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path}: damaged, no distances ({error!r})", hint="fit the run again") from error
+    if not all(map(math.isfinite, found.values())):
+        raise RunError(f"{path}: damaged, a distance is no number", hint="fit the run again")
+    return found
+
+
+def distances_of(paths: Sequence[str], known: Mapping[str, float]) -> NDArray[np.float32] | None:
+    """Those of some images, float32 [N] in their order; None where one of them is not known."""
+    if not all(path in known for path in paths):
+        return None
+    return np.array([known[path] for path in paths], np.float32)

@@ -1,0 +1,72 @@
+"""Distances and reliability, read from files that may be missing, old or damaged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvtune.errors import RunError
+from cvtune.evaluation.predictions import Predictions
+from cvtune.evaluation.reliability import reliability
+from cvtune.report.facts import read_facts
+from cvtune.report.measured import distances_of, read_distances
+from cvtune.rundir import RunDir, read_json, write_json
+from tests.report.conftest import add_studies
+
+
+def test_distances_are_in_the_order_of_the_answers(tmp_path: Path) -> None:
+    table = tmp_path / "novelty.csv"
+    table.write_text('path,distance\nb.png,0.25\n"a,1.png",0.1\nc.png,3\n', encoding="utf-8")
+    known = read_distances(table)
+    found = distances_of(("a,1.png", "b.png"), known)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == pytest.approx([0.1, 0.25])
+    assert distances_of(("a,1.png", "gone.png"), known) is None
+
+
+@pytest.mark.parametrize("text", ["path,distance\na.png,far\n", "path,distance\na.png,nan\n", "name,d\na.png,1\n"])
+def test_damaged_distances_are_named(steel_copy: RunDir, text: str) -> None:
+    steel_copy.distances.write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=r"novelty\.csv: damaged") as error:
+        read_facts(steel_copy)
+    assert error.value.hint == "fit the run again"
+
+
+def test_a_run_with_everything(steel_copy: RunDir) -> None:
+    studies = add_studies(steel_copy)
+    facts = read_facts(steel_copy)
+    answers = Predictions.load(steel_copy.predictions("test"))
+    assert facts.scored[0].novelty is not None
+    assert len(facts.scored[0].novelty) == len(answers.paths)
+    assert set(facts.reliability) == {"test"}
+    assert facts.reliability["test"].after == reliability(answers.probabilities, answers.truth)
+    assert facts.reliability["test"].before != facts.reliability["test"].after
+    assert facts.studies is not None
+    assert facts.studies.slices == studies.slices
+    assert facts.calib is None
+
+
+def test_an_older_run_has_nothing_of_it(steel_copy: RunDir) -> None:
+    facts = read_facts(steel_copy)
+    assert facts.scored[0].novelty is None
+    assert facts.reliability == {}
+    assert facts.studies is None
+
+
+@pytest.mark.parametrize("tree", [{"test": {"before": {}}}, {"test": 3}, [1], {"test": {"before": {"ece": "x"}}}])
+def test_damaged_reliability_is_named(steel_copy: RunDir, tree: object) -> None:
+    write_json(steel_copy.metrics, {"reliability": tree})
+    with pytest.raises(RunError, match=r"metrics\.json: damaged, no reliability"):
+        read_facts(steel_copy)
+
+
+@pytest.mark.parametrize("key", ["explained", "slices", "novelty"])
+def test_damaged_studies_are_named(steel_copy: RunDir, key: str) -> None:
+    add_studies(steel_copy)
+    write_json(steel_copy.studies, {**read_json(steel_copy.studies), key: 7})
+    with pytest.raises(RunError, match=re.escape("studies.json: damaged")):
+        read_facts(steel_copy)
