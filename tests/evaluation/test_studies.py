@@ -15,7 +15,9 @@ from cvtune.evaluation.studies import Alike, Explained, Foreign, NoveltyStudy, S
 
 STUDIES = Studies(
     "folds",
-    NoveltyStudy("knn", 0.5, 0.01, 120, {"knn": 0.9, "mahalanobis": 0.8}, {"dent": 0.93}, (Foreign("belt", Rate(9, 10), 0.97),)),
+    NoveltyStudy(
+        "knn", 0.5, 0.01, 120, {"knn": 0.9, "mahalanobis": 0.8}, {"dent": 0.93}, (Foreign("belt", Rate(9, 10), 0.97),)
+    ),
     (Slice("folder", "line 2", Rate(3, 20), Rate(1, 80), 0.02, worse=True),),
     (Spoilt("blur", "strong", Rate(70, 100), Rate(31, 100)),),
     0.1,
