@@ -40,6 +40,7 @@ def test_every_part_is_there(steel_copy: RunDir) -> None:
         "error rate below 22 %",
         "1 min 21 s",
         "1.310",
+        "sha256, model.onnx",
     ):
         assert words in page.text
     charts = [attributes.get("aria-label") or "" for attributes in page.all("svg")]
