@@ -24,14 +24,14 @@ from cvtune.evaluation.objective import Objective
 from cvtune.evaluation.operating import ChosenPoint, choose_point
 from cvtune.evaluation.reliability import reliability
 from cvtune.evaluation.studies import Studies
-from cvtune.evaluation.task import Figures, task_of, told
+from cvtune.evaluation.task import Figures, task_of
 from cvtune.evaluation.verdict import Decided
-from cvtune.evaluation.words import point_line, proofs
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
 from cvtune.report import CARD, build_card, build_report
 from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
 from cvtune.steps import Crossed, Data, Evidence, FinalFit, Shown, Strange, wants_final
+from cvtune.summary import Findings, bundle_line
 from cvtune.training.checkpoint import sweep
 from cvtune.training.session import Floats, StageResult
 
@@ -137,58 +137,19 @@ class Book:
         return Outcome(self.run, stopped)
 
     def _summarise(self, *early: str) -> None:
-        self._tell_figures()
+        assert self._point is not None
         assert self._parity is not None
-        self.console.step(
-            "bundle",
-            f"{self.run.bundle}   parity {self._parity.equal} of {self._parity.images}, "
-            f"largest difference of a probability {self._parity.worst:.1e}",
-            more=self._vanished(self._parity.vanished),
-        )
+        folds, leaked = self.crossed.k if self.crossed else 0, len(self.leaks.rows)
+        counted = self._metrics, self._decided, self._point
+        findings = Findings(self._task, *counted, self.objective, folds, leaked, self._studies)
+        for line in (*findings.lines(), bundle_line(str(self.run.bundle), self._parity)):
+            self.console.step(line.name, line.text, more=line.more)
         self.console.step("report", str(self.run.report))
         if early:
             self.console.step(*early[:2], more=early[2:])
         write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
         enclose(self.run.bundle, CARD, build_card(self.run).encode("utf-8", "replace"))
         build_report(self.run)  # which shows the summary
-
-    @staticmethod
-    def _vanished(count: int) -> tuple[str, ...]:
-        files = "1 file is" if count == 1 else f"{count} files are"
-        return (f"{files} gone since they were read: their answers are the trained network's",) if count else ()
-
-    def _tell_figures(self) -> None:
-        if self.crossed:
-            text = told(self._task, self._metrics["folds"].accuracy)
-            how = "each image by a model that had not seen it; the bundle was trained on all of them"
-            if self.crossed.k == 1:
-                how = "images of val and calib, by the model that was chosen; the bundle was trained on them too"
-            self.console.step("held back" if self.crossed.k == 1 else f"{self.crossed.k} folds", text, more=(how,))
-        if "test" in self._metrics:
-            self.console.step("test", told(self._task, self._metrics["test"].accuracy), more=self._without_leaks())
-        self._tell_decisions()
-
-    def _tell_decisions(self) -> None:
-        assert self._point is not None
-        side = "test" if "test" in self._decided else "folds"
-        found = self._decided[side]
-        where = () if side == "test" else ("in the folds, by models that had not seen the image",)
-        more = (*where, *proofs(self.objective, found), *self._point.notes)
-        self.console.step("point", point_line(found, self._point.words), more=more)
-        for one in self._studies.novelty.foreign if self._studies.novelty else ():
-            self.console.step("unknown", f"{one.review} images of {one.folder} go to REVIEW (AUROC {one.auroc:.3f})")
-
-    def _without_leaks(self) -> tuple[str, ...]:
-        count = len(self.leaks.rows)
-        if not count:
-            return ()
-        if "test_without_leaks" not in self._metrics:
-            return (f"LEAK: all {count} test images have a copy or a picture of the same group among those trained on",)
-        without = told(self._task, self._metrics["test_without_leaks"].accuracy)
-        return (
-            f"LEAK: {count} of these test images have a copy or a picture of the same group among those trained on; "
-            f"without them: {without}",
-        )
 
     def _write_stage(self, stage: StageResult) -> None:
         self._stages.append(

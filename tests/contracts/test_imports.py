@@ -23,6 +23,7 @@ ROOMS = (
         "assess",
         "pipeline",
         "book",
+        "summary",
         "steps",
     ),  # book and steps are the pipeline's two halves
     *("report", "bundle", "evaluation", "training", "audit", "models", "data"),
