@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -51,7 +52,7 @@ def _heat(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
     backbone = classifier.backbone
     cut = _last_maps(backbone)
     with torch.no_grad():
-        z, pooled = backbone.prefix(images, cut)
+        z, pooled, maps = backbone.trace(images, cut)
     z, pooled = z.detach().requires_grad_(), pooled.detach().requires_grad_()
     with torch.enable_grad():
         logits = classifier.tail(z, pooled, cut)
@@ -60,7 +61,7 @@ def _heat(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
         dz, dpooled = torch.autograd.grad(margin.sum(), (z, pooled), allow_unused=True)
     heat = _places(backbone, dz * z.detach())
     if dpooled is not None:
-        for tapped in _tapped(backbone, images, dpooled, cut):
+        for tapped in _tapped(backbone, maps, dpooled):
             heat = _added(heat, tapped)
     heat = heat.clamp(min=0)
     return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
@@ -83,18 +84,15 @@ def _places(backbone: Backbone, shares: Tensor) -> Tensor:
     return tokens.reshape(len(tokens), side, -1).float()
 
 
-@torch.no_grad()
-def _tapped(backbone: Backbone, images: Tensor, gradients: Tensor, cut: int) -> list[Tensor]:
+def _tapped(backbone: Backbone, maps: Mapping[int, Tensor], gradients: Tensor) -> list[Tensor]:
     """The maps of the taps before the cut; a tap is a mean over the places, so that each place has its share."""
     found, at = [], 0
-    for tap, width in backbone.tap_widths.items():
-        if tap < cut:
-            z, _ = backbone.prefix(images, tap + 1)
-            own = gradients[:, at : at + width]
-            at += width
-            shaped = own[:, :, None, None] if z.ndim == 4 else own[:, None, :]
-            places = z.shape[2] * z.shape[3] if z.ndim == 4 else z.shape[1]
-            found.append(_places(backbone, shaped * z) / places)
+    for tap, z in maps.items():
+        own = gradients[:, at : at + backbone.tap_widths[tap]]
+        at += backbone.tap_widths[tap]
+        shaped = own[:, :, None, None] if z.ndim == 4 else own[:, None, :]
+        places = z.shape[2] * z.shape[3] if z.ndim == 4 else z.shape[1]
+        found.append(_places(backbone, shaped * z) / places)
     return found
 
 

@@ -107,7 +107,7 @@ class Novelty:
             raise RunError(f"{path}: damaged, no distance in it ({error!r})", hint="fit the run again") from error
 
 
-def fit_novelty(kind: Kind, embeddings: Floats, labels: Ints, *, seed: int = 0) -> Novelty:
+def fit_novelty(kind: Kind, embeddings: Floats, labels: Ints, *, seed: int = 0, space: Space | None = None) -> Novelty:
     """The distance from some training images.
 
     Args:
@@ -115,22 +115,28 @@ def fit_novelty(kind: Kind, embeddings: Floats, labels: Ints, *, seed: int = 0) 
         embeddings: float32 [n, D].
         labels: int64 [n].
         seed: of the images that are kept where there are more than enough.
+        space: of these embeddings, where it is known.
 
     Raises:
         ValueError: fewer than two images.
     """
-    return _fitted(kind, _Space.of(embeddings), Labelled(embeddings, labels), seed=seed)
+    return _fitted(kind, space or Space.of(embeddings), Labelled(embeddings, labels), seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
-class _Space:
-    """The directions of the largest spread of some embeddings: mean float32 [D], basis [D, d]."""
+class Space:
+    """The directions of the largest spread of some embeddings: mean float32 [D], basis [D, d].
+
+    Raises:
+        ValueError: fewer than two embeddings, from :meth:`of`.
+    """
 
     mean: Floats
     basis: Floats
 
     @classmethod
-    def of(cls, embeddings: Floats) -> _Space:
+    def of(cls, embeddings: Floats) -> Space:
+        """Of embeddings [n, D]."""
         if len(embeddings) < 2:
             raise ValueError(f"{len(embeddings)} embeddings: expected two or more")
         x = _unit(embeddings)
@@ -138,7 +144,7 @@ class _Space:
         return cls(mean, _principal(x - mean))
 
 
-def _fitted(kind: Kind, space: _Space, known: Labelled, *, seed: int) -> Novelty:
+def _fitted(kind: Kind, space: Space, known: Labelled, *, seed: int) -> Novelty:
     z: Floats = np.asarray((_unit(known.embeddings) - space.mean) @ space.basis, np.float32)
     if kind == "knn":
         kept = np.sort(np.random.default_rng(seed).permutation(len(z))[:BANK])
@@ -173,7 +179,9 @@ class Trial:
         return max(KINDS, key=lambda kind: self.scores[kind])
 
 
-def try_kinds(train: Labelled, unseen: Labelled, strange: Sequence[Floats] = (), *, seed: int = 0) -> Trial:
+def try_kinds(
+    train: Labelled, unseen: Labelled, strange: Sequence[Floats] = (), *, seed: int = 0, space: Space | None = None
+) -> Trial:
     """Fit both distances and see how they tell what they have not seen: each class left out, and images spoilt.
 
     Args:
@@ -181,11 +189,12 @@ def try_kinds(train: Labelled, unseen: Labelled, strange: Sequence[Floats] = (),
         unseen: images that it was not trained on, of the same classes.
         strange: embeddings float32 [., D] of spoilt images, one table a way of spoiling them.
         seed: see :func:`fit_novelty`.
+        space: of the training images, where it is known.
 
     Raises:
         ValueError: fewer than two images to train on.
     """
-    space = _Space.of(train.embeddings)  # one for all: with each class left out anew it would take K times as long
+    space = space or Space.of(train.embeddings)  # one for all: with each class left out anew it would take K times
     distances, scores, left_out = {}, {}, {}
     for kind in KINDS:
         whole = _fitted(kind, space, train, seed=seed)
@@ -215,7 +224,7 @@ def _means(tables: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {name: float(np.mean([table[name] for table in tables if name in table])) for name in names}
 
 
-def _without_each_class(kind: Kind, space: _Space, train: Labelled, unseen: Labelled, seed: int) -> dict[int, float]:
+def _without_each_class(kind: Kind, space: Space, train: Labelled, unseen: Labelled, seed: int) -> dict[int, float]:
     """AUROC of each class that was left out; with two classes a distance of one alone would be asked."""
     found = {}
     classes = np.unique(train.labels)

@@ -89,6 +89,16 @@ class Backbone(nn.Module):
         z, pooled = self._run(x, 0, self._checked(cut))
         return z, torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device)
 
+    def trace(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """As :meth:`prefix`, and what each tap before `cut` pools: its group's output, [N, C, h, w] or [N, T, C]."""
+        maps = {}
+        for index in range(self._checked(cut)):
+            x = self._groups[index].run(self.net, x)
+            if index in self.tap_widths:
+                maps[index] = x
+        pooled = [_pool(one) for one in maps.values()]
+        return x, torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device), maps
+
     def tail(self, z: Tensor, pooled: Tensor, cut: int) -> Tensor:
         """Run the groups from `cut` on; `tail(*prefix(x, cut), cut)` is `forward(x)`, bit for bit.
 

@@ -10,11 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cvtune.evaluation.novelty import BANK, KINDS, Labelled, Novelty, Trial, fit_novelty, novelty_limit, try_kinds
+from cvtune.evaluation.novelty import (
+    BANK,
+    KINDS,
+    Labelled,
+    Novelty,
+    Space,
+    Trial,
+    fit_novelty,
+    novelty_limit,
+    try_kinds,
+)
 from cvtune.evaluation.robustness import spoil
 from cvtune.evaluation.studies import NoveltyStudy
 from cvtune.models.backbone import Backbone
-from cvtune.models.features import BATCH, embed, features, full_batches
+from cvtune.models.features import BATCH, embed, full_batches
 from cvtune.models.normalize import Normalize, to_tensor
 from cvtune.steps.train import Lab
 from cvtune.training.checkpoint import Unit
@@ -23,7 +33,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _LEAST: Final = 10  # training images; fewer have no spread to speak of
-_SPOILT: Final = 24  # images that are spoilt in each of these ways, where the distance is tried
+_SPOILT: Final = 16  # images that are spoilt in each of these ways, where the distance is tried
 _WAYS: Final = ("noise", "blur", "darker", "rotation")
 _STRONG: Final = 2
 
@@ -85,11 +95,12 @@ def strangeness(
     rows = bank(lab, shown.train)
     table = embeddings_of(lab, backbone, rows, frozen=frozen)
     held = _held(lab, backbone, shown, frozen=frozen)
-    labels = _labels(lab)
+    labels, space, seed = _labels(lab), Space.of(table), _seed(lab)
     if trial is None:
+        known, spoilt = Labelled(table, labels[rows]), _spoilt(lab, backbone, shown.unseen)
         unseen = Labelled(held[np.searchsorted(shown.held, shown.unseen)], labels[shown.unseen])
-        trial = try_kinds(Labelled(table, labels[rows]), unseen, _spoilt(lab, backbone, shown.unseen), seed=_seed(lab))
-    novelty = fit_novelty(trial.best, table, labels[rows], seed=_seed(lab))
+        trial = try_kinds(known, unseen, spoilt, seed=seed, space=space)
+    novelty = fit_novelty(trial.best, table, labels[rows], seed=seed, space=space)
     return Strange(novelty, _study(lab, trial), trial, novelty(held), rows, table)
 
 
@@ -149,8 +160,11 @@ def _spoilt(lab: Lab, backbone: Backbone, rows: Ints) -> list[Floats]:
     if not len(rows):
         return []
     some = rows[:: max(1, len(rows) // _SPOILT)][:_SPOILT]
-    table = features(backbone, full_batches(_batches(lab, some)))[: len(some) * len(_WAYS)]
-    return np.split(table, len(_WAYS))
+    device = next(backbone.parameters()).device
+    with torch.inference_mode():  # for so few images onnxruntime would not be worth its graph
+        said = [backbone(batch.to(device)).float().cpu().numpy() for batch in full_batches(_batches(lab, some))]
+    table = np.concatenate(said)
+    return np.split(table[: len(some) * len(_WAYS)], len(_WAYS))
 
 
 def _batches(lab: Lab, rows: Ints) -> Iterator[torch.Tensor]:

@@ -17,6 +17,7 @@ from cvtune.evaluation.novelty import (
     Kind,
     Labelled,
     Novelty,
+    Space,
     auroc,
     fit_novelty,
     merged,
@@ -75,6 +76,18 @@ def test_the_better_distance_is_chosen() -> None:
         np.testing.assert_array_equal(
             trial.distances[kind], fit_novelty(kind, train.embeddings, train.labels)(unseen.embeddings)
         )
+
+
+def test_a_space_that_is_known_is_taken() -> None:
+    train, unseen = table(60, 3, 0), table(20, 3, 1)
+    space = Space.of(train.embeddings)
+    for kind in KINDS:
+        fitted = fit_novelty(kind, train.embeddings, train.labels, space=space)
+        np.testing.assert_array_equal(fitted.mean, space.mean)
+        np.testing.assert_array_equal(
+            fitted(unseen.embeddings), fit_novelty(kind, train.embeddings, train.labels)(unseen.embeddings)
+        )
+        np.testing.assert_array_equal(try_kinds(train, unseen, space=space).distances[kind], fitted(unseen.embeddings))
 
 
 def test_nothing_to_try_is_no_error() -> None:

@@ -68,6 +68,20 @@ def test_a_tap_is_the_mean_over_the_picture() -> None:
             assert torch.equal(backbone(x)[:, backbone.net_width :], z.mean(dim=axes))
 
 
+@pytest.mark.parametrize(("name", "taps", "widths"), NETS)
+def test_a_trace_is_the_prefix_with_what_is_pooled(name: str, taps: tuple[int, ...], widths: list[int]) -> None:
+    backbone = tapped(name).eval()
+    x, cut = images(backbone), len(backbone.groups) - 1
+    with torch.no_grad():
+        z, pooled, maps = backbone.trace(x, cut)
+        wanted, means = backbone.prefix(x, cut)
+        outputs = {tap: backbone.prefix(x, tap + 1)[0] for tap in maps}
+    assert torch.equal(z, wanted)
+    assert torch.equal(pooled, means)
+    assert list(maps) == [tap for tap in taps if tap < cut]
+    assert all(torch.equal(maps[tap], outputs[tap]) for tap in maps)
+
+
 def test_taps_stand_in_the_order_of_the_layers() -> None:
     backbone = create_empty("test_resnet", size=64)
     backbone.set_taps([3, 0, 3])
