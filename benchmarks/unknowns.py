@@ -4,8 +4,8 @@
 
 Each class of the steel surfaces is left out in turn, the fit knows the other five: AUROC of the distance, images of the
 class against the images of the test side. Then traffic signs are shown to the model of all six classes: the share of
-them that goes to REVIEW, and that of the test side. With `--probe` nothing is fine-tuned, which takes minutes in place of
-an hour. Kept as benchmarks/results/unknowns.json, with date and machine.
+them that goes to REVIEW, and that of the test side. With `--probe` nothing is fine-tuned, which takes minutes in place
+of an hour. Kept as benchmarks/results/unknowns.json, with date and machine.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class ObjectiveConfig(_Section):
     target: tuple[str, ...] = ()  # "escape<=0.5%", "overkill<=2%", "error<=1%", "sensitivity>=99%", "specificity>=98%"
     targets: dict[str, str] = {}  # of single classes: {"crack": "escape<=0.1%"}
     review_rate: float | None = Field(None, gt=0, lt=1)  # share of the images that a person may look at
-    novelty: float = Field(0.01, ge=0, lt=0.5)  # share of known images that may go to REVIEW as never seen; 0: no limit
+    novelty: float = Field(0.02, ge=0, lt=0.5)  # share of known images that may go to REVIEW as never seen; 0: no limit
     guarantee: bool = False  # calib has to prove the targets at 95 %, not to meet them in the mean
     costs: CostsConfig | None = None
     words: Literal["factory", "clinic"] = "factory"  # escape and overkill, or sensitivity and specificity
