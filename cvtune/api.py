@@ -256,8 +256,7 @@ class Run:
         Args:
             paths: one file or folder, or several.
         """
-        several = [paths] if isinstance(paths, str | Path) else paths
-        return self.bundle.stream(find_images(Path(path) for path in several))
+        return self.bundle.stream(_images(paths))
 
     def decide(self, paths: PathLike | Iterable[PathLike]) -> Iterator[Decided | Unreadable]:
         """Decisions about files and folders by the run's limits: OK, NG (class), REVIEW; one at a time, in order.
@@ -265,8 +264,7 @@ class Run:
         Args:
             paths: one file or folder, or several.
         """
-        several = [paths] if isinstance(paths, str | Path) else paths
-        return decide(self.bundle, self.directory, find_images(Path(path) for path in several))
+        return decide(self.bundle, self.directory, _images(paths))
 
     def evaluate(self, folder: PathLike) -> Evaluation:
         """Score a labelled folder; see :func:`evaluate`."""
@@ -300,6 +298,12 @@ class Run:
         classifier = Classifier(backbone, factory(backbone.width, len(facts["classes"])))
         classifier.load_state_dict(load_file(self.directory.weights))
         return classifier.eval()
+
+
+def _images(paths: PathLike | Iterable[PathLike]) -> Iterator[Path]:
+    """The images at one path, or at several."""
+    several = [paths] if isinstance(paths, str | Path) else paths
+    return find_images(Path(path) for path in several)
 
 
 _SECTIONS = {

@@ -28,7 +28,7 @@ from cvtune.evaluation.task import Figures, task_of
 from cvtune.evaluation.verdict import Decided
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import WeightsInfo
-from cvtune.report import CARD, build_card, build_report
+from cvtune.report import CARD, build_card, build_report, read_facts
 from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json, write_text
 from cvtune.steps import Crossed, Data, Evidence, FinalFit, Shown, Strange, wants_final
 from cvtune.summary import Findings, bundle_line
@@ -148,8 +148,9 @@ class Book:
         if early:
             self.console.step(*early[:2], more=early[2:])
         write_text(self.run.summary, "\n".join(self.console.lines) + "\n")
-        enclose(self.run.bundle, CARD, build_card(self.run).encode("utf-8", "replace"))
-        build_report(self.run)  # which shows the summary
+        facts = read_facts(self.run)  # the summary too, which the report shows
+        enclose(self.run.bundle, CARD, build_card(facts).encode("utf-8", "replace"))
+        build_report(self.run, facts)
 
     def _write_stage(self, stage: StageResult) -> None:
         self._stages.append(
@@ -219,9 +220,7 @@ class Book:
             trial = self._strange.trial
         if self.crossed and trial is None:
             return None
-        unseen = np.union1d(self.split.indices("val"), self.split.indices("calib"))
-        if not wants_final(self.config, self.split):
-            unseen = self.split.indices("calib")
+        unseen = self.split.choosing if wants_final(self.config, self.split) else self.split.indices("calib")
         shown = Shown(self.split.indices("train"), unseen, self.held, exported.embeddings, exported.there)
         found = self.strangeness(classifier.backbone, shown, frozen=self._frozen, trial=trial)
         if found is None:

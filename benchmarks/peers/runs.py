@@ -148,8 +148,18 @@ def run_cvtune(
         snapshots,
         f"cvtune fit {source.name} {told}",
         {name: version(name) for name in ("cvtune", "torch", "torchvision", "timm", "lightning", "onnxruntime")},
-        {"stages": read_json(run.stages)},
+        {"stages": read_json(run.stages), "end": _end_of(read_json(run.metrics))},
     )
+
+
+def _end_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What cvtune ends with besides right and wrong, so that hours of fits need not be run again to ask for it."""
+    names = ("auroc", "log_loss", "sensitivity", "specificity")
+    honest = {
+        side: {when: {name: value for name, value in one.items() if name != "bins"} for when, one in both.items()}
+        for side, both in metrics["reliability"].items()
+    }
+    return {"test": {name: metrics["test"].get(name) for name in names}, "reliability": honest}
 
 
 def run_peer(

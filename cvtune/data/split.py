@@ -66,6 +66,11 @@ class Split:
         return np.unique(np.concatenate([self.indices(side) for side in SIDES if side != "train"]))
 
     @property
+    def choosing(self) -> npt.NDArray[np.int64]:
+        """Positions of the images of val and of calib, ascending."""
+        return np.union1d(self.indices("val"), self.indices("calib"))
+
+    @property
     def outside_test(self) -> npt.NDArray[np.int64]:
         """Positions of all images but the test ones, ascending."""
         return np.flatnonzero(np.array(self.sides, dtype=str) != "test").astype(np.int64)

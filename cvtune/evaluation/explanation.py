@@ -20,7 +20,6 @@ from cvtune.models.head import Classifier
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-RANDOMISED: Final = 0.5  # rank correlation of maps before and after the head is randomised; more says they show nothing
 _BATCH: Final = 16
 
 
@@ -120,7 +119,7 @@ def follows_the_head(classifier: Classifier, images: Tensor, targets: Tensor, *,
     """Rank correlation of the maps with those of a randomised head, the mean over the images.
 
     Adebayo et al. 2018, "Sanity checks for saliency maps": maps that stay what they were show the picture, not what
-    was learnt. Above `RANDOMISED` they are not to be trusted.
+    was learnt. Above `studies.RANDOMISED` they are not to be trusted.
 
     Args:
         classifier: as for :func:`heat_maps`.

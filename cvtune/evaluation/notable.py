@@ -17,6 +17,7 @@ Floats = NDArray[np.float32]
 MISTAKES: Final = 24
 UNSURE: Final = 8
 STRANGE: Final = 8
+SUSPECTS: Final = 24  # labels that look wrong, of all sides
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.robustness import Spoilt
 from cvtune.evaluation.slices import Slice
 from cvtune.rundir import read_json, write_json
+
+ALIKE: Final = 3  # training images that are named beside an image
+RANDOMISED: Final = 0.5  # rank correlation of maps before and after the head is randomised; more says they show nothing
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class NoveltyStudy:
             "an image farther from the training images than the limit goes to REVIEW as never seen; about "
             f"{share:.2g} % of known images do (limit {self.limit:.3g}, chosen on {images})"
         )
+
+    def beyond(self, distances: NDArray[np.float32]) -> Rate:
+        """How many images of distances [n] are beyond the limit."""
+        return Rate(int((distances.astype(np.float64) > self.limit).sum()), len(distances))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, null for a limit that is infinite."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeGuard
 
 import timm
@@ -87,17 +87,12 @@ class Backbone(nn.Module):
             What the group at `cut` takes, and the taps before it, float32 [N, P]; P is 0 where there are none.
         """
         z, pooled = self._run(x, 0, self._checked(cut))
-        return z, torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device)
+        return z, _together(pooled, x)
 
     def trace(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """As :meth:`prefix`, and what each tap before `cut` pools: its group's output, [N, C, h, w] or [N, T, C]."""
-        maps = {}
-        for index in range(self._checked(cut)):
-            x = self._groups[index].run(self.net, x)
-            if index in self.tap_widths:
-                maps[index] = x
-        pooled = [_pool(one) for one in maps.values()]
-        return x, torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device), maps
+        z, maps = self._run(x, 0, self._checked(cut), tap=lambda out: out)
+        return z, _together([_pool(one) for one in maps], x), dict(zip(self.tap_widths, maps, strict=False))
 
     def tail(self, z: Tensor, pooled: Tensor, cut: int) -> Tensor:
         """Run the groups from `cut` on; `tail(*prefix(x, cut), cut)` is `forward(x)`, bit for bit.
@@ -119,14 +114,19 @@ class Backbone(nn.Module):
         embedding, after = self._run(z, cut, len(self.groups))
         return _joined(embedding, [pooled, *after] if before else after)
 
-    def _run(self, x: Tensor, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
-        """The output of the groups start..stop - 1, and of those that are tapped the pooled outputs, float32 [N, C]."""
-        pooled = []
+    def _run(
+        self, x: Tensor, start: int, stop: int, *, tap: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output of the groups start..stop - 1, and of those that are tapped the outputs, pooled to float32 [N, C].
+
+        `tap` makes something else of them.
+        """
+        tap, tapped = tap or _pool, []
         for index in range(start, stop):
             x = self._groups[index].run(self.net, x)
             if index in self.tap_widths:
-                pooled.append(_pool(x))
-        return x, pooled
+                tapped.append(tap(x))
+        return x, tapped
 
     def group_modules(self, index: int) -> list[nn.Module]:
         """The modules of one group."""
@@ -297,6 +297,11 @@ def _measure(net: nn.Module, name: str, size: int, *, native: int | None = None)
 def _pool(x: Tensor) -> Tensor:
     """Mean over the picture, float32 [N, C], of maps [N, C, H, W] or tokens [N, T, C]."""
     return x.mean(dim=(2, 3) if x.ndim == 4 else 1, dtype=torch.float32)
+
+
+def _together(pooled: list[Tensor], x: Tensor) -> Tensor:
+    """Side by side, [N, P]; of the images x [N, ...] alone where nothing is pooled."""
+    return torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device)
 
 
 def _joined(embedding: Tensor, pooled: list[Tensor]) -> Tensor:

@@ -6,38 +6,38 @@ The sections are those of Mitchell et al. 2019, "Model Cards for Model Reporting
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
 
 from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.robustness import Spoilt
 from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import task_named, told
 from cvtune.report.decisions import decisions_of
-from cvtune.report.facts import read_facts
+from cvtune.report.facts import Facts
 from cvtune.report.names import visible
 from cvtune.report.verdict import headline, leak_sentence, sentences
-from cvtune.rundir import RunDir
 
 CARD: Final = "MODEL_CARD.md"
 _SPECIAL: Final = re.compile(r"[\\`*_{}\[\]<>#|~&!]")  # what Markdown or the HTML in it would take for its own
 
 
-def build_card(run: RunDir) -> str:
+def build_card(facts: Facts) -> str:
     """The card of a run's bundle, as Markdown.
 
-    Raises:
-        RunError: a file of the run is damaged.
+    Args:
+        facts: of a run that has a bundle.
     """
-    facts = read_facts(run)
     first = facts.scored[0] if facts.scored else None
     studies = facts.studies or Studies()
     template = _environment().from_string(resources.files("cvtune.report").joinpath("card.md.j2").read_text("utf-8"))
     return template.render(
         facts=facts,
         manifest=facts.manifest,
-        name=run.root.resolve().name,
+        name=facts.run.root.resolve().name,
         headline=headline(facts),
         sentences=sentences(facts),
         leak=leak_sentence(facts),
@@ -49,7 +49,7 @@ def build_card(run: RunDir) -> str:
     )
 
 
-def _weakest(table: Any) -> Any:
+def _weakest(table: Sequence[Spoilt]) -> Spoilt | None:
     """The way of spoiling pictures, at its slightest, that leaves the fewest answers right."""
     slight = [one for one in table if one.strength == "slight"]
     return min(slight, key=lambda one: one.right.k, default=None)
@@ -64,7 +64,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(rate=_rate, percent=lambda share: f"{100 * share:.1f} %", number=lambda n: f"{n:,}")
+    environment.filters.update(rate=_rate, number=lambda n: f"{n:,}")
     return environment
 
 

@@ -41,7 +41,7 @@ class Decisions:
 
 def decisions_of(scored: Scored, point: ChosenPoint) -> Decisions:
     """Decide the answers of a side and count."""
-    found = point.counted(scored.answers.probabilities, scored.answers.truth, scored.novelty)
+    found = scored.decided(point)
     study = tuple(_study(found)) if isinstance(found, Inspection) else ()
     return Decisions(tuple(_rates(found)), study, tuple(_by_class(found)), _MISTAKES[type(found).__name__])
 

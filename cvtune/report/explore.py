@@ -137,7 +137,7 @@ def explorer_of(scored: Scored, point: ChosenPoint, thumbnails: Thumbnails, *, s
         kind=kind,
         images=len(far),
         far=int(far.sum()),
-        data=_data(scored, point, curves, thumbnails, sides),
+        data=_data(scored, point, questions, curves, thumbnails, sides),
         limits=_LIMITS[kind],
         own=len(questions[0].limits) > 1,
         labels=point.classes if several else (),
@@ -207,9 +207,16 @@ def _by_class(point: ChosenPoint, present: Sequence[int]) -> Iterator[Line]:
             yield Line(f"class-{k}", name, rest=rest)
 
 
-def _data(scored: Scored, point: ChosenPoint, curves: Sequence[Curve], thumbnails: Thumbnails, sides: int) -> Markup:
+def _data(
+    scored: Scored,
+    point: ChosenPoint,
+    questions: Sequence[Question],
+    curves: Sequence[Curve],
+    thumbnails: Thumbnails,
+    sides: int,
+) -> Markup:
     """Everything for the script, or nothing where the numbers alone would be too much."""
-    questions, far, kind = questions_of(scored, point), far_of(scored, point), kind_of(point)
+    far, kind = far_of(scored, point), kind_of(point)
     numbers = {
         "kind": kind,
         "classes": [visible(name) for name in point.classes],

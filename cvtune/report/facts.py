@@ -25,6 +25,7 @@ from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import task_named
+from cvtune.evaluation.verdict import Decided
 from cvtune.report.measured import Honesty, distances_of, read_distances, read_honesty
 from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
 from cvtune.rundir import SIDES, RunDir, read_json, read_text
@@ -56,6 +57,10 @@ class Scored:
     answers: Predictions | MultiPredictions
     metrics: Metrics | MultiMetrics
     novelty: NDArray[np.float32] | None = None
+
+    def decided(self, point: ChosenPoint) -> Decided:
+        """What limits make of these answers."""
+        return point.counted(self.answers.probabilities, self.answers.truth, self.novelty)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from cvtune.evaluation.multilabel import MultiPredictions
 from cvtune.evaluation.notable import notable
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
-from cvtune.evaluation.studies import Alike, Explained
+from cvtune.evaluation.studies import ALIKE, RANDOMISED, Alike, Explained
 from cvtune.report.facts import Facts, Scored
 from cvtune.report.heat import View, warmed
 from cvtune.report.thumbnails import SMALL, Thumbnail, Thumbnails, encoded
 
-UNTRUSTED: Final = 0.5  # evaluation.explanation.RANDOMISED; importing that would import torch
+UNTRUSTED: Final = RANDOMISED
 _MOST_PICKS: Final = 24
-_ALIKE: Final = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Pictures:
         found = self.explained.get(path)
         if found is None:
             return None
-        return Why(found.label, self._warm(found), tuple(self._near(one) for one in found.alike[:_ALIKE]))
+        return Why(found.label, self._warm(found), tuple(self._near(one) for one in found.alike[:ALIKE]))
 
     def _warm(self, found: Explained) -> Thumbnail | None:
         picture = self.thumbnails.shrunk(found.path)

@@ -12,6 +12,7 @@ from cvtune.audit import Suspect
 from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
+from cvtune.evaluation.notable import SUSPECTS
 from cvtune.report.decisions import Decisions, decisions_of
 from cvtune.report.explore import Explorer, explorer_of, script
 from cvtune.report.facts import Facts, Scored, read_facts
@@ -26,7 +27,6 @@ from cvtune.rundir import RunDir
 
 _MOST_CONFUSIONS: Final = 10
 _MOST_SKIPPED: Final = 100
-_MOST_SUSPECTS: Final = 24
 _TITLES: Final = {"folds": ("Cross-validation", "in any fold"), "test": ("Test", "in the test side")}
 
 
@@ -77,8 +77,12 @@ class Suspected:
     why: Why | None = None
 
 
-def build_report(run: RunDir) -> Path:
+def build_report(run: RunDir, facts: Facts | None = None) -> Path:
     """Write `report.html` from the files of the run; what is not there yet is left out.
+
+    Args:
+        run: its files.
+        facts: what they say, where they were read already.
 
     Returns:
         the path of the report.
@@ -86,11 +90,11 @@ def build_report(run: RunDir) -> Path:
     Raises:
         RunError: a file of the run is damaged.
     """
-    facts = read_facts(run)
+    facts = facts or read_facts(run)
     with Thumbnails(facts.folder, untrusted=facts.untrusted) as thumbnails:
         pictures = pictures_of(facts, thumbnails)
         sides = tuple(_side(scored, facts, pictures) for scored in facts.scored)
-        suspects = with_pictures(facts.suspects[:_MOST_SUSPECTS], pictures)
+        suspects = with_pictures(facts.suspects[:SUSPECTS], pictures)
     return write_page(
         run.report,
         "report.html.j2",

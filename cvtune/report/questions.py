@@ -73,10 +73,9 @@ def questions_of(scored: Scored, point: ChosenPoint) -> tuple[Question, ...]:
 
 def far_of(scored: Scored, point: ChosenPoint) -> Bools:
     """Images that go to REVIEW by their distance from what was trained on, whatever their scores; bool [N]."""
-    if scored.novelty is None or point.limits.novelty is None:
+    if scored.novelty is None:
         return np.zeros(len(scored.answers.paths), bool)
-    far: Bools = scored.novelty.astype(np.float64) > point.limits.novelty
-    return far
+    return point.limits.is_strange(scored.novelty)
 
 
 def nearest(questions: Sequence[Question], far: Bools, most: int) -> Ints:

@@ -102,7 +102,7 @@ def _unknown(study: NoveltyStudy | None, scored: Scored | None) -> Unknown | Non
     chart, beyond, limited = Markup(), None, math.isfinite(study.limit)
     if scored is not None and scored.novelty is not None:
         chart = distance_chart(scored.novelty, study.limit, "distances")
-        beyond = Rate(int((scored.novelty > study.limit).sum()), len(scored.novelty)) if limited else None
+        beyond = study.beyond(scored.novelty) if limited else None
     left_out = tuple(sorted(study.left_out.items(), key=lambda item: item[1]))
     mean = sum(study.left_out.values()) / len(left_out) if left_out else None
     return Unknown(study, _KINDS.get(study.kind, study.kind), limited, beyond, chart, left_out, mean)

@@ -214,7 +214,7 @@ def _curve(answers: Predictions | MultiPredictions, point: ChosenPoint | None) -
 def _marked(scored: Scored, point: ChosenPoint | None) -> tuple[Rate, Rate] | None:
     if point is None:
         return None
-    found = point.counted(scored.answers.probabilities, scored.answers.truth, scored.novelty)
+    found = scored.decided(point)
     if isinstance(found, Sorting):
         return found.review, found.errors
     if isinstance(found, Inspection):

@@ -35,7 +35,7 @@ def sentences(facts: Facts) -> tuple[str, ...]:
 
 def _decisions(point: ChosenPoint, scored: Scored) -> Iterator[str]:
     """Where a class is good: what escapes, and what is rejected for nothing."""
-    found = point.counted(scored.answers.probabilities, scored.answers.truth, scored.novelty)
+    found = scored.decided(point)
     yield f"Decisions: {point_line(found, point.words)}."
     if found.review.k:
         yield f"A person has to look at {found.review} images."

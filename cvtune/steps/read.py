@@ -48,6 +48,11 @@ class Data:
     frame: Preprocessing
     options: ReadOptions
 
+    @property
+    def normalize(self) -> Normalize:
+        """From stored pixels to the network's input; of deep images once their window is settled."""
+        return Normalize(self.frame.mean, self.frame.std, self.frame.window)
+
     def embedder(self, window: tuple[float, float] | None, config: Config) -> Embedder:
         """What a network makes of the images, as far as earlier runs have not shown them to it.
 

@@ -25,7 +25,7 @@ from cvtune.evaluation.robustness import spoil
 from cvtune.evaluation.studies import NoveltyStudy
 from cvtune.models.backbone import Backbone
 from cvtune.models.features import BATCH, embed, full_batches
-from cvtune.models.normalize import Normalize, to_tensor
+from cvtune.models.normalize import to_tensor
 from cvtune.steps.train import Lab
 from cvtune.training.checkpoint import Unit
 
@@ -95,7 +95,7 @@ def strangeness(
     rows = bank(lab, shown.train)
     table = embeddings_of(lab, backbone, rows, frozen=frozen)
     held = _held(lab, backbone, shown, frozen=frozen)
-    labels, space, seed = _labels(lab), Space.of(table), _seed(lab)
+    labels, space, seed = _labels(lab), Space.of(table), lab.config.seed
     if trial is None:
         known, spoilt = Labelled(table, labels[rows]), _spoilt(lab, backbone, shown.unseen)
         unseen = Labelled(held[np.searchsorted(shown.held, shown.unseen)], labels[shown.unseen])
@@ -111,7 +111,7 @@ def try_fold(lab: Lab, backbone: Backbone, train: Ints, held: Ints, *, frozen: b
     rows, labels = bank(lab, train), _labels(lab)
     known = Labelled(embeddings_of(lab, backbone, rows, frozen=frozen), labels[rows])
     unseen = Labelled(embeddings_of(lab, backbone, held, frozen=frozen), labels[held])
-    return try_kinds(known, unseen, _spoilt(lab, backbone, held), seed=_seed(lab))
+    return try_kinds(known, unseen, _spoilt(lab, backbone, held), seed=lab.config.seed)
 
 
 def trial_tables(trial: Trial | None) -> tuple[dict[str, Any], dict[str, Floats]]:
@@ -134,7 +134,7 @@ def trial_of(unit: Unit) -> Trial | None:
 
 def bank(lab: Lab, train: Ints) -> Ints:
     """The training images that are compared with, ascending: all, or as many as the distance keeps."""
-    return np.sort(np.random.default_rng(_seed(lab)).permutation(train)[:BANK])
+    return np.sort(np.random.default_rng(lab.config.seed).permutation(train)[:BANK])
 
 
 def embeddings_of(lab: Lab, backbone: Backbone, rows: Ints, *, frozen: bool) -> Floats:
@@ -143,7 +143,7 @@ def embeddings_of(lab: Lab, backbone: Backbone, rows: Ints, *, frozen: bool) -> 
     if frozen and seen.table is not None and seen.window == frame.window:
         return np.ascontiguousarray(seen.table[rows, : backbone.width])
     progress = lambda done, of: lab.console.progress("novelty", done, of)  # noqa: E731
-    return embed(backbone, lab.data.pixels, _normalize(lab), rows, progress=progress)
+    return embed(backbone, lab.data.pixels, lab.data.normalize, rows, progress=progress)
 
 
 def _held(lab: Lab, backbone: Backbone, shown: Shown, *, frozen: bool) -> Floats:
@@ -171,13 +171,13 @@ def _batches(lab: Lab, rows: Ints) -> Iterator[torch.Tensor]:
     """All images spoilt in the first way, then in the next; normalised, in batches of the usual size."""
     pictures = np.ascontiguousarray(lab.data.pixels.batch(rows).transpose(0, 2, 3, 1))  # (n, S, S, 3)
     ways = [
-        spoil(picture, how, _STRONG, key=(_seed(lab), int(row)))
+        spoil(picture, how, _STRONG, key=(lab.config.seed, int(row)))
         for how in _WAYS
         for row, picture in zip(rows, pictures, strict=True)
     ]
     spoilt = np.ascontiguousarray(np.stack(ways).transpose(0, 3, 1, 2))  # (4 n, 3, S, S)
     for part in torch.split(to_tensor(spoilt), BATCH):
-        yield _normalize(lab)(part).contiguous(memory_format=torch.channels_last)
+        yield lab.data.normalize(part).contiguous(memory_format=torch.channels_last)
 
 
 def _study(lab: Lab, trial: Trial) -> NoveltyStudy:
@@ -193,12 +193,3 @@ def _labels(lab: Lab) -> Ints:
     """int64 [N]; where an image may have several labels all are of one kind."""
     index = lab.data.index
     return np.zeros(len(index), np.int64) if index.multi else index.labels
-
-
-def _normalize(lab: Lab) -> Normalize:
-    frame = lab.data.frame
-    return Normalize(frame.mean, frame.std, frame.window)
-
-
-def _seed(lab: Lab) -> int:
-    return lab.config.seed

@@ -21,15 +21,13 @@ from torch import Tensor
 
 from cvtune.errors import CvtuneError
 from cvtune.evaluation.explanation import follows_the_head, heat_maps, most_alike
-from cvtune.evaluation.notable import notable
+from cvtune.evaluation.notable import SUSPECTS, notable
 from cvtune.evaluation.novelty import auroc
-from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.robustness import Frame, Spoilt, robustness
 from cvtune.evaluation.slices import Attribute, Slice, slices
-from cvtune.evaluation.studies import Alike, Explained, Foreign, NoveltyStudy, Studies
+from cvtune.evaluation.studies import ALIKE, Alike, Explained, Foreign, NoveltyStudy, Studies
 from cvtune.models.features import batches
 from cvtune.models.head import Classifier
-from cvtune.models.normalize import Normalize
 from cvtune.steps.strange import Strange, embeddings_of
 from cvtune.steps.train import Lab
 from cvtune.training.session import Session
@@ -38,9 +36,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 STUDY: Final = "study"  # its name in plan.json
-_SUSPECTS: Final = 24
 _CHECKED: Final = 8  # images whose maps are compared with those of a randomised head
-_ALIKE: Final = 3
 _MOST: Final = 40  # pictures that are spoilt,
 _LEAST: Final = 8  # and fewer say nothing
 _SHARE: Final = 0.1  # of the time that the fit took, for them,
@@ -124,7 +120,7 @@ def _foreign(bundle: Bundle, folder: Path, evidence: Evidence) -> Foreign | None
     if not embeddings:
         return None
     distances = evidence.strange.novelty(np.stack(embeddings))
-    review = Rate(int((distances > evidence.strange.study.limit).sum()), len(distances))
+    review = evidence.strange.study.beyond(distances)
     return Foreign(folder.as_posix(), review, auroc(evidence.distances, distances))
 
 
@@ -138,10 +134,8 @@ def _attributes(lab: Lab, rows: Ints) -> Iterator[tuple[str, Attribute]]:
     images = [index.images[row] for row in rows]
     folders = [PurePosixPath(image.path).parent.as_posix() for image in images]
     names = [index.label_names[row] for row in rows]
-    if len(set(zip(folders, names, strict=True))) > max(len(set(folders)), len(set(names))) or (
-        len(set(folders)) > len(set(names))
-    ):
-        yield "folder", folders  # else a folder is a class
+    if len(set(zip(folders, names, strict=True))) > len(set(names)):  # else all of a class lie in one folder
+        yield "folder", folders
     groups = [image.group for image in images]
     if 2 * len(set(groups)) <= len(groups):
         yield "group", groups
@@ -155,7 +149,7 @@ def _attributes(lab: Lab, rows: Ints) -> Iterator[tuple[str, Attribute]]:
 def _explained(lab: Lab, evidence: Evidence) -> tuple[Mapping[str, Explained], float | None]:
     """Heat maps and nearest training images of what a person should look at, and whether the maps can be trusted."""
     rows = evidence.rows[notable(evidence.answers, evidence.distances).rows]
-    suspects = np.array([one.position for one in lab.seen.suspects[:_SUSPECTS]], np.int64)
+    suspects = np.array([one.position for one in lab.seen.suspects[:SUSPECTS]], np.int64)
     rows = np.unique(np.concatenate([rows, suspects]))
     said = _said(lab, evidence, rows)
     heat, rank = _heat(lab, evidence.classifier, rows, said)
@@ -188,8 +182,7 @@ def _heat(
 
 
 def _images(lab: Lab, rows: Ints) -> Iterator[Tensor]:
-    frame = lab.data.frame
-    return batches(lab.data.pixels, Normalize(frame.mean, frame.std, frame.window), rows)
+    return batches(lab.data.pixels, lab.data.normalize, rows)
 
 
 def _nearest(lab: Lab, evidence: Evidence, rows: Ints) -> list[tuple[Alike, ...]]:
@@ -198,15 +191,12 @@ def _nearest(lab: Lab, evidence: Evidence, rows: Ints) -> list[tuple[Alike, ...]
         return [()] * len(rows)
     index, bank = lab.data.index, evidence.strange.rows
     own = embeddings_of(lab, evidence.classifier.backbone, rows, frozen=evidence.frozen)
-    near, similar = most_alike(evidence.strange.embeddings, own, _ALIKE + 1)
+    near, similar = most_alike(evidence.strange.embeddings, own, ALIKE + 1)
     found = []
     for row, places, cosines in zip(rows, near, similar, strict=True):
         others = [(bank[place], cosine) for place, cosine in zip(places, cosines, strict=True) if bank[place] != row]
-        found.append(
-            tuple(Alike(index.images[one].path, index.label_names[one], float(cosine)) for one, cosine in others)[
-                :_ALIKE
-            ]
-        )
+        named = (Alike(index.images[one].path, index.label_names[one], float(cosine)) for one, cosine in others[:ALIKE])
+        found.append(tuple(named))
     return found
 
 

@@ -156,9 +156,8 @@ def prepare(
     task = task_of(index)
     final = crossed is None and fold is None and wants_final(config, split)
     # What the folds of a final fit calibrate with is every image, so that calib may help to choose.
-    val = np.union1d(split.indices("val"), split.indices("calib")) if final else split.indices("val")
+    val = split.choosing if final else split.indices("val")
     truth = task.truth(index)
-    normalize = Normalize(data.frame.mean, data.frame.std, data.frame.window)
     material = Material(
         pixels=data.pixels,
         labels=truth,
@@ -176,9 +175,9 @@ def prepare(
     return Session(
         config=config,
         classifier=Classifier(lab.backbone, LinearHead(lab.backbone.width, len(index.classes))),
-        normalize=normalize,
+        normalize=data.normalize,
         material=material,
-        views=_views(lab, material, normalize, viewed),
+        views=_views(lab, material, data.normalize, viewed),
         judge=(
             _Judge(task, tuple(index.images[row].path for row in val), truth[val], index.classes)
             if crossed is None

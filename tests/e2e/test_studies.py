@@ -122,8 +122,7 @@ def test_pictures_are_spoilt_in_every_way(run: library.Run) -> None:
     assert tree(run.path / "plan.json")["stages"]["study"] == {"explained": True, "spoilt": 10}
 
 
-def test_a_file_that_is_gone_is_not_spoilt(steel: Path, tmp_path: Path) -> None:
-    """Slices are counted all the same, by brightness, sharpness and size where they vary."""
+def test_slices_are_of_what_varies_where_folders_are_classes(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     dice = np.random.default_rng(0)
     for label, level in (("ok", 60), ("dent", 160)):

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from cvtune.config import ModelConfig
-from cvtune.evaluation.explanation import RANDOMISED, follows_the_head, heat_maps, hottest, most_alike
+from cvtune.evaluation.explanation import follows_the_head, heat_maps, hottest, most_alike
+from cvtune.evaluation.studies import RANDOMISED
 from cvtune.models.backbone import Backbone, create_empty, load_backbone
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.weights import find_weights

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from cvtune.audit import Suspect
 from cvtune.config import ObjectiveConfig
-from cvtune.evaluation.explanation import RANDOMISED
 from cvtune.evaluation.notable import doubt
 from cvtune.evaluation.objective import build_objective
 from cvtune.evaluation.operating import ChosenPoint, choose_point
 from cvtune.evaluation.predictions import Predictions
-from cvtune.evaluation.studies import Explained
+from cvtune.evaluation.studies import RANDOMISED, Explained
 from cvtune.report import build_report
 from cvtune.report.facts import read_facts
 from cvtune.report.gallery import UNTRUSTED, Gallery, gallery_of, pictures_of

@@ -78,8 +78,14 @@ class OperatingPoint:
         if self.novelty is not None:
             if novelty is None:
                 raise ValueError("this operating point has a limit of novelty, and no novelty was given")
-            decisions[np.asarray(novelty, np.float64) > self.novelty] = REVIEW
+            decisions[self.is_strange(novelty)] = REVIEW
         return decisions
+
+    def is_strange(self, novelty: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Whether distances [N] are beyond the limit, bool [N]; none is where there is no limit."""
+        limit = np.inf if self.novelty is None else self.novelty
+        strange: NDArray[np.bool_] = np.asarray(novelty, np.float64) > limit
+        return strange
 
     def is_ok(self, decisions: Decisions) -> NDArray[np.bool_]:
         """Whether a decision is a good class, bool [N]."""
