@@ -314,7 +314,15 @@ def _known(
 def _short(units: Iterable[Unit], wanted: Sequence[str]) -> dict[int, int]:
     """Classes with too few units for a calib side of their own."""
     available = Counter(label for unit in units for label in unit.labels if label >= 0)
-    return {label: count for label, count in sorted(available.items()) if count < 2 * len(wanted)}
+    return {label: count for label, count in sorted(available.items()) if count < _needed(len(wanted))}
+
+
+def _needed(sides: int) -> int:
+    """Units of a class to carve so many sides from, calib the last of them.
+
+    As many are left to train from; of three, where val and test are given, one would go, and two tell more than one.
+    """
+    return max(2 * sides, 4)
 
 
 def _settle(
@@ -433,7 +441,7 @@ def _calib_note(index: DatasetIndex, short: Mapping[int, int], grouped: bool, si
     more = f" ({len(short)} classes are that small)" if len(short) > 1 else ""
     yield (
         f"calib is val: class '{index.classes[label]}' has {short[label]} {word} to train from, "
-        f"{2 * sides} are needed to choose and to calibrate on different ones{more}"
+        f"{_needed(sides)} are needed to choose and to calibrate on different ones{more}"
     )
 
 

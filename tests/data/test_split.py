@@ -213,6 +213,23 @@ def test_three_tracks_a_class(make_index: MakeIndex) -> None:
     )
 
 
+def test_two_tracks_to_train_from_stay_together_where_val_and_test_are_given(make_index: MakeIndex) -> None:
+    index = make_index(
+        {"a": 40, "b": 40},
+        group=lambda name, i: f"{name}{i // 10}",
+        side=lambda name, i: "test" if i >= 30 else "val" if i >= 20 else "train",
+    )
+    split = split_index(index, DATA, seed=0)
+    assert table(index, split) == {(k, s): n for k in "ab" for s, n in (("train", 20), ("val", 10), ("test", 10))}
+    assert split.notes[0].startswith("calib is val: class 'a' has 2 groups to train from, 4 are needed")
+    index = make_index(
+        {"a": 60, "b": 60},
+        group=lambda name, i: f"{name}{i // 10}",
+        side=lambda name, i: "test" if i >= 50 else "val" if i >= 40 else "train",
+    )
+    assert table(index, split_index(index, DATA, seed=0))["a", "calib"] == 10
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [(2, (1, 0, 0, 1)), (3, (2, 0, 0, 1)), (4, (2, 1, 0, 1)), (5, (3, 1, 0, 1))],
