@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtune_edge.files import find_images
-from cvtune_edge.runtime import Bundle, Prediction, Unreadable
+from cvtune_edge.runtime import Bundle, Decision, Prediction, Unreadable
 
-from cvtune.assess import Compared, Decided, Evaluation, Repeated, class_map, compare, decide, evaluate, repeat
+from cvtune.assess import Compared, Evaluation, Repeated, class_map, compare, evaluate, repeat
 from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
 from cvtune.errors import ConfigError, RunError
@@ -24,7 +24,7 @@ PathLike = str | Path
 __all__ = [
     "Check",
     "Compared",
-    "Decided",
+    "Decision",
     "Evaluation",
     "Repeated",
     "Run",
@@ -258,13 +258,13 @@ class Run:
         """
         return self.bundle.stream(_images(paths))
 
-    def decide(self, paths: PathLike | Iterable[PathLike]) -> Iterator[Decided | Unreadable]:
-        """Decisions about files and folders by the run's limits: OK, NG (class), REVIEW; one at a time, in order.
+    def decide(self, paths: PathLike | Iterable[PathLike]) -> Iterator[Decision | Unreadable]:
+        """Decisions about files and folders by the bundle's limits: OK, NG (class), REVIEW; one at a time, in order.
 
         Args:
             paths: one file or folder, or several.
         """
-        return decide(self.bundle, self.directory, _images(paths))
+        return self.bundle.decisions(_images(paths))
 
     def evaluate(self, folder: PathLike) -> Evaluation:
         """Score a labelled folder; see :func:`evaluate`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtune_edge.files import IMAGE_SUFFIXES, find_images, is_hidden
-from cvtune_edge.runtime import Bundle, Prediction, Unreadable
+from cvtune_edge.runtime import Bundle, Decision, Unreadable
 
 from cvtune.config import load_config
 from cvtune.errors import DataError, RunError
@@ -140,52 +140,13 @@ def compare(
     return Compared(names, both, versus(*both), root, untrusted)
 
 
-@dataclass(frozen=True, eq=False)
-class Decided:
-    """The decision about one image.
-
-    Attributes:
-        decision: OK, "NG (dent)", REVIEW, or the class where none is good.
-        novelty: its distance from the training images; None where the run has no limit of it.
-        prediction: what the bundle said.
-    """
-
-    decision: str
-    novelty: float | None
-    prediction: Prediction
-
-
-def decide(bundle: Bundle, run: RunDir, files: Iterable[Path]) -> Iterator[Decided | Unreadable]:
-    """Decide by the limits of a run, file by file.
-
-    Args:
-        bundle: of the run.
-        run: with operating_point.json.
-        files: images.
-
-    Raises:
-        RunError: the limits are missing or damaged.
-    """
-    from cvtune.evaluation.novelty import Novelty
-    from cvtune.evaluation.operating import ChosenPoint
-
-    point = ChosenPoint.load(run.point)
-    distance = None if point.limits.novelty is None else Novelty.load(run.novelty)
-    for answer in bundle.stream(files, embedding=True):
-        if isinstance(answer, Unreadable):
-            yield answer
-            continue
-        away = None if distance is None or answer.embedding is None else float(distance(answer.embedding[None])[0])
-        yield Decided(point.said(answer.probabilities, away), away, answer)
-
-
 @dataclass(frozen=True)
 class Repeated:
     """Parts that were shown several times; from :func:`repeat`.
 
     Attributes:
         found: how they were answered.
-        decided: whether the answers are decisions by the run's limits, else labels.
+        decided: whether the answers are decisions by the bundle's limits, else labels.
         skipped: files that could not be read, with reasons.
     """
 
@@ -204,7 +165,7 @@ def repeat(
     """Ask about several pictures of the same parts.
 
     Args:
-        bundle: a run, whose limits decide, or a bundle, whose labels are compared.
+        bundle: a run or a bundle, whose limits decide; of an earlier schema its labels are compared.
         folder: `part/**/picture`.
         group_by: how the names tell the part, as for :func:`fit`; the folder that holds the picture when unset.
         progress: called with (done, total).
@@ -216,12 +177,12 @@ def repeat(
     from cvtune.data.groups import name_groups
     from cvtune.evaluation.repeatability import repeatability
 
-    root, opened, run = Path(folder), Bundle(bundle_of(Path(bundle))), RunDir(bundle)
+    root, opened = Path(folder), Bundle(bundle_of(Path(bundle)))
     files = list(find_images([root]))
     paths = [file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files]
     groups = name_groups(group_by, root, paths) if group_by else [path.rpartition("/")[0] or None for path in paths]
-    decided = run.point.is_file()
-    stream = decide(opened, run, files) if decided else opened.stream(files)
+    decided = opened.manifest.decides
+    stream = opened.decisions(files) if decided else opened.stream(files)
     parts, answers, skipped = [], [], []
     for done, (path, group, answer) in enumerate(zip(paths, groups, stream, strict=True), start=1):
         progress(done, len(files))
@@ -229,7 +190,7 @@ def repeat(
             skipped.append((path, answer.reason))
         elif group is not None:
             parts.append(group)
-            answers.append(answer.decision if isinstance(answer, Decided) else answer.label)
+            answers.append(answer.said if isinstance(answer, Decision) else answer.label)
     found = repeatability(parts, answers)
     if not found.parts:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 
 from cvtune.bundle.enclose import enclose
-from cvtune.bundle.export import Exported, Product, export_bundle
+from cvtune.bundle.export import Product, export_bundle
 from cvtune.bundle.gate import Parity
 from cvtune.config import Config
 from cvtune.console import Console, duration
@@ -79,6 +80,7 @@ class Book:
         self._point: ChosenPoint | None = None
         self._parity: Parity | None = None
         self._strange: Strange | None = None
+        self._novelty: Floats | None = None
         self._answers: dict[str, Any] = {}
         self._shipped: Classifier | None = None
         self._frozen = True
@@ -99,8 +101,8 @@ class Book:
         self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
         if stage.picked:
             self.console.detail(stage.name, f"log-loss on val of the {stage.picked}")
-        if stage.kept and stage.logits is not None:
-            self._ship(stage, classifier, stage.logits)
+        if stage.kept and stage.logits is not None and stage.embeddings is not None:
+            self._ship(stage, classifier, stage.logits, stage.embeddings)
 
     def add_final(self, final: FinalFit) -> None:
         """The model that was trained on all images but the test ones takes the place of the one before.
@@ -171,31 +173,35 @@ class Book:
         write_json(self.run.stages, self._stages)
         write_text(self.run.curves, "\n".join(self._curves) + "\n")
 
-    def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats) -> None:
+    def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats, embeddings: Floats) -> None:
         calibration, point = self._calibrate(logits)
-        thresholds = point.limits.reject if point.limits.several else ()
+        self._frozen, self._shipped = stage.plan is None, classifier
+        self._strange = self._compare(classifier, embeddings)
+        if self._strange and math.isfinite(limit := self._strange.study.limit):
+            notes = (*point.notes, str(self._strange.study))
+            point = replace(point, limits=replace(point.limits, novelty=limit), notes=notes)
+        product = self._product(calibration, point)
         exported = export_bundle(
             self.run.bundle,
-            self._product(calibration, thresholds),
+            product,
             classifier,
             logits=logits,
+            embeddings=embeddings,
             root=self.data.index.root,
             paths=[self._paths[row] for row in self.held],
             untrusted=self.config.data.untrusted,
             limits=self.data.options,
             progress=lambda done, of: self.console.progress("parity", done, of),
         )
-        self._parity, answers = exported.parity, exported.probabilities
-        self._frozen, self._shipped = stage.plan is None, classifier
-        self._strange = self._compare(classifier, exported)
-        if self._strange and math.isfinite(limit := self._strange.study.limit):
-            notes = (*point.notes, str(self._strange.study))
-            point = replace(point, limits=replace(point.limits, novelty=limit), notes=notes)
+        self._parity, self._novelty, self._point = exported.parity, exported.novelty, point
         calibration.save(self.run.calibration)
         point.save(self.run.point)
-        self._point = point
+        if self._strange is None:
+            self.run.novelty.unlink(missing_ok=True)
+        else:
+            self._strange.novelty.save(self.run.novelty)
         self._save_weights(classifier, calibration)
-        self._score_sides(answers, calibration, thresholds)
+        self._score_sides(exported.probabilities, calibration, product.thresholds)
         figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
         decisions = {side: found.to_json() for side, found in self._decided.items()}
         about = {"model": stage.name, "task": self._task.name}
@@ -213,7 +219,7 @@ class Book:
         truth, words = self._truth[rows], self.config.objective.words
         return calibration, choose_point(self.objective, probabilities, truth, words)
 
-    def _compare(self, classifier: Classifier, exported: Exported) -> Strange | None:
+    def _compare(self, classifier: Classifier, embeddings: Floats) -> Strange | None:
         """How strange the images are to the model that is shipped."""
         trial = self.crossed.trial if self.crossed else None
         if self.crossed and trial is None and self._strange:  # the model that was chosen stands for the folds
@@ -221,21 +227,16 @@ class Book:
         if self.crossed and trial is None:
             return None
         unseen = self.split.choosing if wants_final(self.config, self.split) else self.split.indices("calib")
-        shown = Shown(self.split.indices("train"), unseen, self.held, exported.embeddings, exported.there)
-        found = self.strangeness(classifier.backbone, shown, frozen=self._frozen, trial=trial)
-        if found is None:
-            self.run.novelty.unlink(missing_ok=True)
-        else:
-            found.novelty.save(self.run.novelty)
-        return found
+        shown = Shown(self.split.indices("train"), unseen, self.held, embeddings)
+        return self.strangeness(classifier.backbone, shown, frozen=self._frozen, trial=trial)
 
     def _distances(self, side: str, rows: NDArray[np.int64]) -> Floats | None:
         """How strange the images of a side are; those of the folds to models that had not seen them."""
-        if self._strange is None:
+        if self._strange is None or self._novelty is None:
             return None
         if side == "folds":
             return self._strange.trial.distances[self._strange.trial.best]
-        return self._strange.distances[self._at(rows)]
+        return self._novelty[self._at(rows)]
 
     def _write_distances(self) -> None:
         """novelty.csv: of the images whose decisions the report counts."""
@@ -311,7 +312,8 @@ class Book:
             }
         return found
 
-    def _product(self, calibration: Calibration, thresholds: tuple[float, ...]) -> Product:
+    def _product(self, calibration: Calibration, point: ChosenPoint) -> Product:
+        made_from = (self.run.config, self.run.index, self.run.split)
         return Product(
             name=self.run.root.resolve().name,
             classes=self.data.index.classes,
@@ -319,8 +321,11 @@ class Book:
             weights=self.weights.record(),
             preprocessing=self.data.frame,
             calibration=calibration,
+            point=point.limits,
+            novelty=self._strange.novelty if self._strange else None,
             task=self._task.name,
-            thresholds=thresholds,
+            targets=point.targets,
+            training=hashlib.sha256(b"".join(file.read_bytes() for file in made_from)).hexdigest(),
         )
 
     def _save_weights(self, classifier: Classifier, calibration: Calibration) -> None:

@@ -201,6 +201,19 @@ def predict(
 
 
 @app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
+) -> None:
+    """Is a bundle whole, and does this machine answer for its golden frames as the lab did?"""
+    from cvtune_edge.cli import verify_command
+
+    from cvtune.rundir import bundle_of
+
+    raise typer.Exit(verify_command(bundle_of(bundle), threads=threads))
+
+
+@app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
     folder: Annotated[

@@ -3,10 +3,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -368,19 +370,24 @@ def test_quiet_prints_nothing(parts: Path, quick_config: Path, tmp_path: Path) -
 def test_predict_plain_and_table(cvtune: Command, parts: Path, quick_run: Path, tmp_path: Path) -> None:
     table = tmp_path / "answers.csv"
     code, out, err = cvtune("predict", quick_run, parts / "ok", "--csv", table, "--threads", 1)
-    assert (code, err) == (0, "")
+    assert code == 0
     assert len(out.splitlines()) == 24
     with table.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.reader(handle))
-    assert rows[0] == ["path", "label", "probability", "p:dent", "p:ok", "p:scratch", "p:stain"]
-    assert [f"{path}  {label}  {float(share):.3f}" for path, label, share, *_ in rows[1:]] == out.splitlines()
+    first, last = ["path", "label", "probability"], ["decision", "novelty", "reason"]
+    assert rows[0] == [*first, "p:dent", "p:ok", "p:scratch", "p:stain", *last]
+    for (path, label, share, *_, said, _, reason), line in zip(rows[1:], out.splitlines(), strict=True):
+        assert line == f"{path}  {said}  {label}  {float(share):.3f}" + (f"  ({reason})" if reason else "")
+    counts = Counter(row[-3] for row in rows[1:])
+    assert err.splitlines() == [f"{said}: {n} of 24 images" for said, n in sorted(counts.items())]
 
 
 def test_predict_json(cvtune: Command, parts: Path, quick_run: Path) -> None:
     code, out, _ = cvtune("predict", quick_run / "bundle", first_picture(parts), "--json")
     answer = json.loads(out)
     assert code == 0
-    assert list(answer) == ["path", "label", "probability", "probabilities"]
+    decided = ["said", "decision", "ok", "reason", "novelty"]
+    assert list(answer) == ["path", *decided, "label", "probability", "probabilities"]
     assert list(answer["probabilities"]) == ["dent", "ok", "scratch", "stain"]
 
 
@@ -392,10 +399,30 @@ def test_predict_goes_on_after_an_unreadable_file(
     code, out, err = cvtune("predict", quick_run, tmp_path)
     assert code == 4
     assert out.startswith(f"{(tmp_path / 'b.png').as_posix()}  ")
+    said = out.split("  ")[1]
     assert err.splitlines() == [
         f"unreadable: {(tmp_path / 'a.png').as_posix()}: empty file (0 bytes)",
+        f"{said}: 1 of 2 images",
         "1 of 2 images could not be read",
     ]
+
+
+def test_verify_says_whether_this_machine_answers_as_the_lab_did(
+    cvtune: Command, quick_run: Path, tmp_path: Path
+) -> None:
+    code, out, err = cvtune("verify", quick_run)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(
+        r"(\d+) of \1 files are as exported; (\d+) of \2 golden frames decided as in the lab, .*\n", out
+    )
+    bundle = shutil.copytree(quick_run / "bundle", tmp_path / "bundle")
+    (bundle / "golden" / "00.bin").unlink()
+    refused(
+        cvtune("verify", bundle),
+        f"{bundle.as_posix()}: 1 problem",
+        "  golden/00.bin: missing",
+        "hint: export the bundle again with cvtune, or copy the whole folder again",
+    )
 
 
 def test_bundle_that_is_not_ours(cvtune: Command, parts: Path) -> None:

@@ -6,19 +6,25 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from cvtune_edge.decision import OperatingPoint
 from cvtune_edge.decode import ReadOptions
 from cvtune_edge.manifest import SCHEMA, Manifest, file_sha256
 from cvtune_edge.runtime import Bundle
 from numpy.typing import NDArray
 
-from cvtune.bundle.gate import Parity, answers, check, compare
+from cvtune.bundle.gate import Parity, Said, answers, check, check_shapes, compare
+from cvtune.bundle.golden import choose, write_golden
 from cvtune.bundle.graph import Task, as_json, build_model
 from cvtune.data.preprocess import Preprocessing
 from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.novelty import Novelty
 from cvtune.evaluation.task import task_named
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -40,8 +46,11 @@ class Product:
         weights: source, licence and sha256 of the pretrained weights.
         preprocessing: frame to pixels.
         calibration: what the logits go through.
+        point: the limits that decide.
+        novelty: the distance from what was trained on, where there is one.
         task: "single" where the classes exclude each other, "multi" where an image may have several labels.
-        thresholds: of the K labels, the probability from which on an image has one; for "multi" alone.
+        targets: what the limits were chosen for.
+        training: sha256 of what the model was made from.
     """
 
     name: str
@@ -50,12 +59,22 @@ class Product:
     weights: dict[str, str]
     preprocessing: Preprocessing
     calibration: Calibration
+    point: OperatingPoint
+    novelty: Novelty | None = None
     task: Task = "single"
-    thresholds: tuple[float, ...] = ()
+    targets: tuple[str, ...] = ()
+    training: str = ""
 
-    def probabilities(self, logits: Floats) -> Floats:
-        """What the classifier's logits [N, K] mean, float32 [N, K]: the gate's own side of the comparison."""
-        return task_named(self.task).probabilities(logits, self.calibration)
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of the K labels, the probability from which on an image has one; for "multi" alone."""
+        return self.point.reject if self.point.several else ()
+
+    def said(self, logits: Floats, embeddings: Floats) -> Said:
+        """What the classifier's logits [N, K] and embeddings [N, D] mean: the gate's own side of the comparison."""
+        probabilities = task_named(self.task).probabilities(logits, self.calibration)
+        novelty = None if self.novelty is None else self.novelty(embeddings)
+        return Said(probabilities, novelty, self.point.decide(probabilities, novelty))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +84,12 @@ class Exported:
     Attributes:
         parity: with the classifier.
         probabilities: float32 [n, K]; those of a file that vanished since it was read are the classifier's.
-        embeddings: float32 [n, D]; those of such a file are 0.
-        there: bool [n], which files were there.
+        novelty: distances float32 [n], likewise; None where there is no distance.
     """
 
     parity: Parity
     probabilities: Floats
-    embeddings: Floats
-    there: NDArray[np.bool_]
+    novelty: Floats | None
 
 
 def export_bundle(
@@ -81,6 +98,7 @@ def export_bundle(
     classifier: Classifier,
     *,
     logits: Floats,
+    embeddings: Floats,
     root: Path,
     paths: Sequence[str],
     progress: Callable[[int, int], None],
@@ -94,6 +112,7 @@ def export_bundle(
         product: what it is.
         classifier: in eval mode.
         logits: float32 [n, K], the classifier's answers for `paths`.
+        embeddings: float32 [n, D], what its head saw of them.
         root: of the folder of images.
         paths: n images of the val, calib and test sides.
         progress: called after each image.
@@ -110,17 +129,33 @@ def export_bundle(
     shutil.rmtree(beside, ignore_errors=True)
     try:
         manifest = _write(beside, product, classifier)
-        with Bundle(beside, untrusted=untrusted, options=limits) as bundle:
-            exported, embeddings, there = answers(bundle, root, paths, progress=progress)
-        trained = product.probabilities(logits)
-        parity = compare(trained[there], exported[there], task=product.task, thresholds=product.thresholds)
-        parity = replace(parity, vanished=int((~there).sum()))
-        check(parity)
-        write_json(beside / MANIFEST, replace(manifest, parity=asdict(parity)).to_json())
+        pre, point = product.preprocessing, product.point
+        with Bundle(beside, untrusted=untrusted, options=limits, verify=False) as bundle:
+            exported, there = answers(bundle, root, paths, progress=progress)
+            trained = product.said(logits, embeddings)
+            parity = compare(trained.where(there), exported.where(there), point)
+            parity = replace(parity, vanished=int((~there).sum()))
+            check(parity)
+            check_shapes(beside / MODEL, pre, partial(_by_torch, product, classifier), point)
+            golden = write_golden(beside, bundle, pre, root, paths, choose(exported, point, there))
+        manifest = replace(manifest, parity=asdict(parity), files={**manifest.files, **golden})
+        write_json(beside / MANIFEST, manifest.to_json())
         swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Exported(parity, np.where(there[:, None], exported, trained), embeddings, there)
+    probabilities = np.where(there[:, None], exported.probabilities, trained.probabilities)
+    novelty = None
+    if exported.novelty is not None and trained.novelty is not None:
+        novelty = np.where(there, exported.novelty, trained.novelty)
+    return Exported(parity, probabilities, novelty)
+
+
+@torch.inference_mode()
+def _by_torch(product: Product, classifier: Classifier, pixels: NDArray[Any]) -> Said:
+    """What the trained network says of pixels [N, 3, S, S]."""
+    pre = product.preprocessing
+    logits, embeddings = classifier.parts(Normalize(pre.mean, pre.std, pre.window)(torch.from_numpy(pixels)))
+    return product.said(logits.numpy(), embeddings.numpy())
 
 
 def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
@@ -134,6 +169,8 @@ def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
         calibration=product.calibration,
         metadata=_metadata(product),
         task=product.task,
+        point=product.point,
+        novelty=product.novelty,
     )
     write_bytes(folder / MODEL, model.SerializeToString())
     manifest = replace(manifest, files={MODEL: file_sha256(folder / MODEL)})
@@ -154,6 +191,9 @@ def _metadata(product: Product) -> dict[str, str]:
         "window": as_json(pre.window),
         "task": product.task,
         "thresholds": as_json(product.thresholds),
+        "limits": as_json(product.point.to_json()),
+        "targets": as_json(product.targets),
+        "training": product.training,
     }
 
 
@@ -183,7 +223,18 @@ def _manifest(product: Product, width: int) -> Manifest:
         thresholds=product.thresholds,
         scales=product.calibration.scales,
         shifts=product.calibration.shifts,
+        limits=product.point.to_json(),
+        novelty=_about(product.novelty),
+        region=pre.region,
+        targets=product.targets,
+        training=product.training,
     )
+
+
+def _about(novelty: Novelty | None) -> dict[str, Any] | None:
+    if novelty is None:
+        return None
+    return {"kind": novelty.kind, "neighbours": novelty.neighbours, "points": len(novelty.points)}
 
 
 def swap(new: Path, folder: Path) -> None:

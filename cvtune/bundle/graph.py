@@ -1,4 +1,4 @@
-"""One ONNX graph from the camera's pixels to probabilities: frame graph, normalisation, network, calibration."""
+"""One ONNX graph from the camera's pixels to the decision: frame graph, normalisation, network, calibration, limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import onnx
 import torch
+from cvtune_edge.decision import OperatingPoint
 from onnx import compose
 from torch import Tensor, nn
 
+from cvtune.bundle.decide import add_decision
 from cvtune.bundle.network import network_graph
 from cvtune.data.preprocess import Preprocessing, frame_graph
 from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.novelty import Novelty
 from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
@@ -64,8 +67,10 @@ def build_model(
     calibration: Calibration,
     metadata: Mapping[str, str],
     task: Task = "single",
+    point: OperatingPoint,
+    novelty: Novelty | None = None,
 ) -> onnx.ModelProto:
-    """The whole graph: `image` [N, H, W, 3] RGB of the type `pre.pixels` -> `probabilities` [N, K], `embedding` [N, D].
+    """The whole graph: `image` [N, H, W, 3] RGB of the type `pre.pixels` to what :func:`add_decision` says.
 
     Args:
         pre: frame to pixels, the graph that filled the training cache.
@@ -74,6 +79,8 @@ def build_model(
         calibration: of the logits; one temperature or each class's scale and shift, whichever it has.
         metadata: strings for the model's metadata.
         task: "single" for a softmax over the classes, "multi" for a sigmoid of each.
+        point: the limits of the decision.
+        novelty: the distance from what was trained on, where there is one.
     """
     quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
     network = Deployed(normalize, Classifier(quick, classifier.head), calibration, task=task).eval()
@@ -82,6 +89,7 @@ def build_model(
     model = compose.merge_models(frame, exported, io_map=[("pixels", f"{_PREFIX}pixels")])
     for output in model.graph.output:
         _rename_output(model.graph, output.name, output.name.removeprefix(_PREFIX))
+    add_decision(model, point, novelty)
     del model.opset_import[1:]  # merge_models lists the one opset twice
     model.producer_name = "cvtune"
     onnx.helper.set_model_props(model, dict(metadata))

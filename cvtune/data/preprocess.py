@@ -8,7 +8,7 @@ keep their own values: which of them mean black and white, the window, is applie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from cvtune_edge.decode import ReadOptions, read_image
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from cvtune.data.nodes import Nodes
 from cvtune.errors import ConfigError, ImageError
 
 OPSET: Final = 20
@@ -203,7 +204,7 @@ def frame_graph(pre: Preprocessing) -> onnx.ModelProto:
     convolutions pad with themselves. A deep frame has no black and no grey before its window is known, so both are the
     lowest value that is looked at in that very frame: a constant would stretch the window that is measured later.
     """
-    build = _Builder()
+    build = Nodes("frame")
     name = _cut(build, pre, "image")
     name = build("Transpose", [name], perm=[0, 3, 1, 2])  # [N, 3, H, W]: the layout that resizes uint8 antialiased
     name = {"stretch": _stretch, "pad": _pad, "crop": _crop}[pre.resize](build, pre, name)
@@ -230,35 +231,7 @@ _MODES: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
-class _Builder:
-    """Nodes and constants in order, with counted names."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        name = f"frame_{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
-
-    def __call__(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        output = f"frame_{len(self.nodes)}"
-        self.node(kind, inputs, output, **attributes)
-        return output
-
-    def ints(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def constant(self, value: npt.NDArray[Any]) -> str:
-        name = f"frame_constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def shape(self, name: str, start: int, end: int) -> str:
-        return self("Shape", [name], start=start, end=end)
-
-
-def _cut(build: _Builder, pre: Preprocessing, name: str) -> str:
+def _cut(build: Nodes, pre: Preprocessing, name: str) -> str:
     """The region, as float32 where the frame is deep."""
     if pre.region is not None:
         x, y, width, height = pre.region
@@ -277,12 +250,12 @@ def _cut(build: _Builder, pre: Preprocessing, name: str) -> str:
 _HIGHEST: Final = np.finfo(np.float32).max
 
 
-def _lowest(build: _Builder, name: str) -> str:
+def _lowest(build: Nodes, name: str) -> str:
     """Of each image, [N, 1, 1, 1]; a minimum is the same in whatever order threads take it, which no mean is."""
     return build("ReduceMin", [name, build.ints(1, 2, 3)], keepdims=1)
 
 
-def _resize(build: _Builder, pre: Preprocessing, name: str, height_width: str) -> str:
+def _resize(build: Nodes, pre: Preprocessing, name: str, height_width: str) -> str:
     # Four sizes instead of axes=[2, 3]: with axes, linear uint8 fails behind onnxruntime's transpose optimizer ("sizes
     # (0) does not match the number of axes").
     sizes = build("Concat", [build.shape(name, 0, 2), height_width], axis=0)
@@ -296,11 +269,11 @@ def _resize(build: _Builder, pre: Preprocessing, name: str, height_width: str) -
     return build("Clip", [build("Round", [name]), *bounds])  # cubic overshoots at edges
 
 
-def _stretch(build: _Builder, pre: Preprocessing, name: str) -> str:
+def _stretch(build: Nodes, pre: Preprocessing, name: str) -> str:
     return _resize(build, pre, name, build.ints(pre.size, pre.size))
 
 
-def _pad(build: _Builder, pre: Preprocessing, name: str) -> str:
+def _pad(build: Nodes, pre: Preprocessing, name: str) -> str:
     shape = build.shape(name, 2, 4)
     longest = build("ReduceMax", [shape], keepdims=1)
     doubled = build("Add", [build("Mul", [shape, build.ints(2 * pre.size)]), longest])
@@ -318,7 +291,7 @@ def _pad(build: _Builder, pre: Preprocessing, name: str) -> str:
     return build("Max", [padded, _lowest(build, name)])
 
 
-def _crop(build: _Builder, pre: Preprocessing, name: str) -> str:
+def _crop(build: Nodes, pre: Preprocessing, name: str) -> str:
     shape = build.shape(name, 2, 4)
     shortest = build("ReduceMin", [shape], keepdims=1)
     start = build("Div", [build("Sub", [shape, shortest]), build.ints(2)])

@@ -38,6 +38,8 @@ DIMENSIONS: Final = 128  # in so many dimensions at most
 NEIGHBOURS: Final = 5
 BANK: Final = 2000  # training images that are kept to be compared with: 1 MB of 128 dimensions
 CHUNK: Final = 1024
+_MARGIN: Final = 1.01  # in place of a next farther image
+SHORTEST: Final = 1e-12  # an embedding of nothing but zeros has no direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,8 @@ def novelty_limit(distances: Floats, alarms: float) -> tuple[float, float]:
     """The distance that known images exceed with a probability of at most `alarms`.
 
     An order statistic of images that were not trained on, as for conformal sets. Where they are too few to promise so
-    little, the largest of them is the limit, which the next image exceeds once in n + 1.
+    little, the largest of them is the limit, which the next image exceeds once in n + 1. It is moved half-way to the
+    next farther one: what another machine computes a hair's breadth otherwise stays on its side.
 
     Args:
         distances: float32 [n].
@@ -259,12 +262,15 @@ def novelty_limit(distances: Floats, alarms: float) -> tuple[float, float]:
     if not n:
         return math.inf, 0.0
     limit = upper_limit(distances, 1 - alarms)
-    return (limit, alarms) if math.isfinite(limit) else (float(distances.max()), 1 / (n + 1))
+    share = alarms if math.isfinite(limit) else 1 / (n + 1)
+    limit = limit if math.isfinite(limit) else float(distances.max())
+    farther = distances[distances > limit]
+    return (limit + (float(farther.min()) if len(farther) else _MARGIN * limit)) / 2, share
 
 
 def _unit(embeddings: Floats) -> Floats:
     length: Any = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(length, 1e-12), np.float32)
+    return np.asarray(embeddings / np.maximum(length, SHORTEST), np.float32)
 
 
 def _principal(centred: Floats) -> Floats:

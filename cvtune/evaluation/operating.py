@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cvtune_edge.decision import NEVER, REVIEW, OperatingPoint, defect_scores
+from cvtune_edge.decision import NEVER, OperatingPoint, defect_scores
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
@@ -100,15 +100,7 @@ class ChosenPoint:
     def said(self, probabilities: Floats, novelty: float | None = None) -> str:
         """The decision about one image, [K], in words: OK, "NG (dent)", a class, REVIEW; of several labels its own."""
         distance = None if novelty is None else np.array([novelty], np.float32)
-        decision = self.decide(probabilities[None], distance)[0]
-        if self.limits.several:
-            marks = {1: "", REVIEW: "?"}
-            told = zip(self.classes, decision.tolist(), strict=True)
-            return ";".join(name + marks[one] for name, one in told if one in marks)
-        if decision == REVIEW:
-            return "REVIEW"
-        name = self.classes[int(decision)]
-        return name if not self.limits.ok else "OK" if decision in self.limits.ok else f"NG ({name})"
+        return self.limits.said(self.decide(probabilities[None], distance)[0], self.classes)
 
     def save(self, path: Path) -> None:
         """Write the file."""

@@ -36,7 +36,7 @@ class View:
 
     Attributes:
         resize: "stretch", "pad" or "crop".
-        roi: x, y, width, height in pixels of the frame, None for all of it.
+        roi: x, y, width, height in pixels of the frame that are cut out, None for all of it.
     """
 
     resize: str = "stretch"
@@ -44,8 +44,10 @@ class View:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self | None:
-        """That of a bundle; None where a mask narrows it, which the manifest does not hold."""
-        return None if manifest.frame_size is not None else cls(manifest.resize, manifest.roi)
+        """That of a bundle; None where a mask narrows it and an earlier schema does not say how far."""
+        if manifest.frame_size is not None and manifest.region is None:
+            return None
+        return cls(manifest.resize, manifest.region or manifest.roi)
 
     @property
     def whole(self) -> bool:

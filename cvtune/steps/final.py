@@ -20,7 +20,7 @@ from cvtune.evaluation.novelty import Trial
 from cvtune.evaluation.task import task_of, told
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.steps.folds import answers_of, fold_facts, judged, merged_trials, write_folds
-from cvtune.steps.strange import trial_of, trial_tables, try_fold
+from cvtune.steps.strange import Shown, trial_of, trial_tables, try_fold
 from cvtune.steps.train import Crossed, Lab, nothing, wants_final
 from cvtune.training.session import Floats, Ints, Judgement, Material, Recipe, Session, StageResult
 from cvtune.training.stage import FINAL
@@ -153,9 +153,10 @@ def _fold(
     recipe = {one.name: one.recipe.scaled(len(train) / len(session.material.train)) for one in kept[1:]}
     other = _other(lab, session, part, recipe)
     last = _last(other)
-    if last is None or last.logits is None:
+    if last is None or last.logits is None or last.embeddings is None:
         return None
-    trial = try_fold(lab, other.classifier.backbone, train, held, frozen=last.plan is None)
+    shown = Shown(train, held, held, last.embeddings)
+    trial = try_fold(lab, other.classifier.backbone, shown, frozen=last.plan is None)
     facts, tables = trial_tables(trial)
     lab.ledger.write(name, {"kept": False, **facts}, {"held": last.logits, **tables})
     return _Answered(last.logits, trial)

@@ -22,7 +22,7 @@ from cvtune.evaluation.task import task_of, told
 from cvtune.rundir import RunDir, write_json
 from cvtune.steps.examine import Seen
 from cvtune.steps.read import Data
-from cvtune.steps.strange import try_fold
+from cvtune.steps.strange import Shown, try_fold
 from cvtune.steps.train import Crossed, Lab, PlanWriter, prepare
 from cvtune.training.session import Choices, Floats, Recipe, Session, StageResult
 from cvtune.training.stages import stages
@@ -113,10 +113,12 @@ def merged_trials(trials: Sequence[Trial | None], order: NDArray[np.int64]) -> T
 def _fold(lab: Lab, session: Session, rows: NDArray[np.int64]) -> _Fold:
     """Train all stages of a fold and ask the model that is kept about the rows that were held out."""
     kept = tuple(stage for stage in stages(session) if stage.kept)
-    assert kept[-1].logits is not None
-    logits = kept[-1].logits[np.searchsorted(session.material.held, rows)]
-    frozen = all(stage.plan is None for stage in kept)
-    trial = try_fold(lab, session.classifier.backbone, session.material.train, rows, frozen=frozen)
+    last, held = kept[-1], session.material.held
+    assert last.logits is not None
+    assert last.embeddings is not None
+    logits = last.logits[np.searchsorted(held, rows)]
+    shown = Shown(session.material.train, rows, held, last.embeddings)
+    trial = try_fold(lab, session.classifier.backbone, shown, frozen=all(stage.plan is None for stage in kept))
     return _Fold(rows, logits, len(session.material.train), kept, *judged(lab.data.index, rows, logits), trial)
 
 

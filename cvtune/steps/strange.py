@@ -46,7 +46,6 @@ class Strange:
         novelty: the distance.
         study: which one it is and where the limit lies.
         trial: how both kinds did on images that were not trained on.
-        distances: float32 [n], of the images that were held back.
         rows: int64 [m], training images whose embeddings are known.
         embeddings: float32 [m, D], theirs.
     """
@@ -54,7 +53,6 @@ class Strange:
     novelty: Novelty
     study: NoveltyStudy
     trial: Trial
-    distances: Floats
     rows: Ints
     embeddings: Floats
 
@@ -66,16 +64,18 @@ class Shown:
     Attributes:
         train: rows of the images that the model was trained on.
         unseen: rows of images that it was not trained on and that may help to choose, ascending.
-        held: rows of the images that the bundle was asked about, ascending.
-        embeddings: float32 [len(held), D], its own.
-        there: bool [len(held)], whose files were there to be asked about.
+        held: rows of the images that the model was asked about, ascending.
+        embeddings: float32 [len(held), D], what its head saw of them.
     """
 
     train: Ints
     unseen: Ints
     held: Ints
     embeddings: Floats
-    there: NDArray[np.bool_]
+
+    def of(self, rows: Ints) -> Floats:
+        """Embeddings of some of them."""
+        return self.embeddings[np.searchsorted(self.held, rows)]
 
 
 def strangeness(
@@ -94,24 +94,23 @@ def strangeness(
         return None
     rows = bank(lab, shown.train)
     table = embeddings_of(lab, backbone, rows, frozen=frozen)
-    held = _held(lab, backbone, shown, frozen=frozen)
     labels, space, seed = _labels(lab), Space.of(table), lab.config.seed
     if trial is None:
         known, spoilt = Labelled(table, labels[rows]), _spoilt(lab, backbone, shown.unseen)
-        unseen = Labelled(held[np.searchsorted(shown.held, shown.unseen)], labels[shown.unseen])
+        unseen = Labelled(shown.of(shown.unseen), labels[shown.unseen])
         trial = try_kinds(known, unseen, spoilt, seed=seed, space=space)
     novelty = fit_novelty(trial.best, table, labels[rows], seed=seed, space=space)
-    return Strange(novelty, _study(lab, trial), trial, novelty(held), rows, table)
+    return Strange(novelty, _study(lab, trial), trial, rows, table)
 
 
-def try_fold(lab: Lab, backbone: Backbone, train: Ints, held: Ints, *, frozen: bool) -> Trial | None:
+def try_fold(lab: Lab, backbone: Backbone, shown: Shown, *, frozen: bool) -> Trial | None:
     """The same for a fold: distances of the images that were held out of it."""
-    if len(train) < _LEAST:
+    if len(shown.train) < _LEAST:
         return None
-    rows, labels = bank(lab, train), _labels(lab)
+    rows, labels = bank(lab, shown.train), _labels(lab)
     known = Labelled(embeddings_of(lab, backbone, rows, frozen=frozen), labels[rows])
-    unseen = Labelled(embeddings_of(lab, backbone, held, frozen=frozen), labels[held])
-    return try_kinds(known, unseen, _spoilt(lab, backbone, held), seed=lab.config.seed)
+    unseen = Labelled(shown.of(shown.unseen), labels[shown.unseen])
+    return try_kinds(known, unseen, _spoilt(lab, backbone, shown.unseen), seed=lab.config.seed)
 
 
 def trial_tables(trial: Trial | None) -> tuple[dict[str, Any], dict[str, Floats]]:
@@ -144,15 +143,6 @@ def embeddings_of(lab: Lab, backbone: Backbone, rows: Ints, *, frozen: bool) -> 
         return np.ascontiguousarray(seen.table[rows, : backbone.width])
     progress = lambda done, of: lab.console.progress("novelty", done, of)  # noqa: E731
     return embed(backbone, lab.data.pixels, lab.data.normalize, rows, progress=progress)
-
-
-def _held(lab: Lab, backbone: Backbone, shown: Shown, *, frozen: bool) -> Floats:
-    """The bundle's own embeddings; of files that vanished those of the network."""
-    if shown.there.all():
-        return shown.embeddings
-    held = shown.embeddings.copy()
-    held[~shown.there] = embeddings_of(lab, backbone, shown.held[~shown.there], frozen=frozen)
-    return held
 
 
 def _spoilt(lab: Lab, backbone: Backbone, rows: Ints) -> list[Floats]:

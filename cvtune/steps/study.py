@@ -115,11 +115,11 @@ def _novelty(lab: Lab, evidence: Evidence, bundle: Bundle) -> NoveltyStudy | Non
 def _foreign(bundle: Bundle, folder: Path, evidence: Evidence) -> Foreign | None:
     assert evidence.strange is not None
     assert evidence.distances is not None
-    answers = list(bundle.stream(find_images([folder]), embedding=True))
-    embeddings = [one.embedding for one in answers if isinstance(one, Prediction) and one.embedding is not None]
-    if not embeddings:
+    answers = bundle.stream(find_images([folder]))
+    away = [one.novelty for one in answers if isinstance(one, Prediction) and one.novelty is not None]
+    if not away:
         return None
-    distances = evidence.strange.novelty(np.stack(embeddings))
+    distances = np.array(away, np.float32)
     review = evidence.strange.study.beyond(distances)
     return Foreign(folder.as_posix(), review, auroc(evidence.distances, distances))
 

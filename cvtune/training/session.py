@@ -104,6 +104,7 @@ class StageResult:
 
     Attributes:
         logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
+        embeddings: float32 [len(held), D], what its head saw; None likewise.
         plan: what was chosen before; None for the probe.
         best_step: after which the weights were kept.
         picked: which weights were taken, and the log-loss of each that could have been.
@@ -121,6 +122,7 @@ class StageResult:
     trainable: int
     epochs: tuple[Epoch, ...] = ()
     logits: Floats | None = None
+    embeddings: Floats | None = None
     plan: Plan | None = None
     best_step: int = 0
     picked: str = ""

@@ -61,9 +61,10 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         taken = _pick(session, tuner, data, trained.candidates)
     else:
         taken = _follow(session, tuner, trained.candidates, session.recipe[name])
-    val = predict_logits(session, candidate, session.material.val)
-    verdict = session.judge(val, session.best_val)
+    val = answers(session, candidate, session.material.val)
+    verdict = session.judge(val.logits, session.best_val)
     learnt = [name for name, parameter in candidate.named_parameters() if parameter.requires_grad]
+    held = _held(session, candidate, val) if verdict.keep else None
     result = StageResult(
         name,
         verdict.keep,
@@ -74,7 +75,8 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         steps=trained.rows[-1].step if trained.rows else trained.best_step,
         trainable=sum(candidate.get_parameter(name).numel() for name in learnt),
         epochs=trained.rows,
-        logits=_held(session, candidate, val) if verdict.keep else None,
+        logits=held.logits if held else None,
+        embeddings=held.embeddings if held else None,
         plan=plan,
         best_step=trained.best_step,
         picked=taken.text,
@@ -82,11 +84,11 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         way=taken.way,
     )
     if session.ledger and not session.stop:  # one that was cut short goes on from its checkpoint when it is resumed
-        _write(session, result, val, take(candidate, candidate.state_dict()) if verdict.keep else {})
+        _write(session, result, val.logits, take(candidate, candidate.state_dict()) if verdict.keep else {})
         if store is not None:
             store.clear()
     if verdict.keep:
-        _take_over(session, candidate, val)
+        _take_over(session, candidate, val.logits)
     return result
 
 
@@ -144,27 +146,44 @@ def stage_data(session: Session, plan: Plan) -> StageData:
     )
 
 
-def predict_logits(session: Session, classifier: Classifier, rows: Ints) -> Floats:
-    """Answers of a classifier in eval mode, float32 [len(rows), K]."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Of n images: logits float32 [n, K], and embeddings float32 [n, D]."""
+
+    logits: Floats
+    embeddings: Floats
+
+
+def answers(session: Session, classifier: Classifier, rows: Ints) -> Answers:
+    """Answers of a classifier in eval mode."""
     classifier.eval()
+    logits = np.empty((len(rows), session.material.classes), np.float32)  # none of none in a final fit
+    embeddings = np.empty((len(rows), classifier.backbone.width), np.float32)
     said = batches(
         session.material.pixels,
         session.normalize,
         rows,
         progress=lambda done, of: session.progress("answers", done, of),
     )
+    done = 0
     with torch.inference_mode():
-        none = np.empty((0, session.material.classes), np.float32)  # no validation side in a final fit
-        return np.concatenate([none, *(classifier(x).float().numpy() for x in said)])
+        for x in said:
+            place = slice(done, done := done + len(x))
+            for table, part in zip((logits, embeddings), classifier.parts(x), strict=True):
+                table[place] = part.float().cpu().numpy()
+    return Answers(logits, embeddings)
 
 
-def _held(session: Session, classifier: Classifier, val: Floats) -> Floats:
+def _held(session: Session, classifier: Classifier, val: Answers) -> Answers:
     """Answers for the images that are held back; those of the validation side are known."""
     held = session.material.held
     known = np.isin(held, session.material.val)
-    logits = np.empty((len(held), session.material.classes), np.float32)
-    logits[known], logits[~known] = val, predict_logits(session, classifier, held[~known])
-    return logits
+    rest = answers(session, classifier, held[~known])
+    tables = [(val.logits, rest.logits), (val.embeddings, rest.embeddings)]
+    whole = [np.empty((len(held), one.shape[1]), np.float32) for one, _ in tables]
+    for table, (ours, theirs) in zip(whole, tables, strict=True):
+        table[known], table[~known] = ours, theirs
+    return Answers(*whole)
 
 
 @dataclass(frozen=True)
@@ -218,10 +237,13 @@ def _take_over(session: Session, candidate: Classifier, val: Floats) -> None:
 
 def _write(session: Session, result: StageResult, val: Floats, state: Mapping[str, Tensor]) -> None:
     assert session.ledger is not None
-    facts = {**asdict(replace(result, logits=None, epochs=())), "epochs": [asdict(row) for row in result.epochs]}
+    facts = {
+        **asdict(replace(result, logits=None, embeddings=None, epochs=())),
+        "epochs": [asdict(row) for row in result.epochs],
+    }
     tables: dict[str, Any] = {f"weights/{name}": value for name, value in state.items()}
-    if result.logits is not None:
-        tables |= {"val": val, "held": result.logits}
+    if result.logits is not None and result.embeddings is not None:
+        tables |= {"val": val, "held": result.logits, "embeddings": result.embeddings}
     session.ledger.write(result.name, facts, tables)
 
 
@@ -235,7 +257,9 @@ def _restored(session: Session, unit: Unit) -> StageResult:
     names = {name: value for name, value in unit.tensors.items() if name.startswith("weights/")}
     candidate.load_state_dict({name.removeprefix("weights/"): value for name, value in names.items()})
     _take_over(session, candidate.eval(), unit.array("val"))
-    return result if superseded(session, unit.name) else replace(result, logits=unit.array("held"))
+    if superseded(session, unit.name):
+        return result
+    return replace(result, logits=unit.array("held"), embeddings=unit.array("embeddings"))
 
 
 def superseded(session: Session, name: str) -> bool:

@@ -305,8 +305,10 @@ def run_probe(session: Session) -> StageResult:
     backbone.set_taps(fit.taps)
     session.views.backbone = backbone
     session.classifier = Classifier(backbone, fit.head).eval()
+    own = np.ascontiguousarray(table[:, : backbone.width])
     with torch.inference_mode():
-        logits = fit.head(torch.from_numpy(np.ascontiguousarray(table[:, : backbone.width]))).numpy()
+        logits = fit.head(torch.from_numpy(own)).numpy()
+    held = None if superseded(session, "probe") else [at[int(row)] for row in material.held]
     session.best_val = logits[[at[int(row)] for row in material.val]]
     verdict = session.judge(session.best_val, None)
     return StageResult(
@@ -318,7 +320,8 @@ def run_probe(session: Session) -> StageResult:
         time.monotonic() - started,
         steps=0,
         trainable=sum(p.numel() for p in fit.head.parameters()),
-        logits=None if superseded(session, "probe") else logits[[at[int(row)] for row in material.held]],
+        logits=None if held is None else logits[held],
+        embeddings=None if held is None else own[held],
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from cvtune_edge.decision import OperatingPoint
 from cvtune_edge.decode import read_image
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from cvtune.data.index import DatasetIndex, Image
 from cvtune.data.pixels import fill_pixels
 from cvtune.data.preprocess import Preprocessing
 from cvtune.evaluation.calibration import Calibration
+from cvtune.evaluation.novelty import fit_novelty
 from cvtune.models.backbone import load_backbone
 from cvtune.models.head import Classifier, LinearHead
 from cvtune.models.normalize import Normalize, to_tensor
@@ -26,6 +29,7 @@ from cvtune.models.weights import find_weights
 
 Floats = NDArray[np.float32]
 CLASSES = ("dent", "ok", "Öse", "1e3")
+POINT = OperatingPoint((1,), (0.45, 0.45, 0.4, 0.35), (0.55, 0.6, 0.7, 0.65))  # "ok" is the good class
 WARM = Calibration(1.5, 0.9, 0.8, 40)
 VECTOR = Calibration(1.0, 0.9, 0.7, 40, scales=(0.5, 1.5, 1.0, 0.7), shifts=(0.6, -0.8, 0.2, 0.0))
 
@@ -47,6 +51,8 @@ class Case:
         weights: Path | None = None,
         task: Task = "single",
         thresholds: tuple[float, ...] = (),
+        point: OperatingPoint | None = None,
+        strange: float | None = None,
         **changes: Any,
     ) -> None:
         model = ModelConfig(
@@ -63,7 +69,12 @@ class Case:
         self.cache = filled.pixels
         self.pixels = to_tensor(filled.pixels.batch(range(len(files))))
         self.classifier = _classifier(load_backbone(info, size=self.pre.size), self.normalized)
-        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, WARM, task, thresholds)
+        several = OperatingPoint((), thresholds, thresholds, several=True) if task == "multi" else None
+        point, novelty = point or several or POINT, None
+        if strange is not None:  # that share of the images is nearer to the first nine than the limit
+            novelty = fit_novelty("knn", self.embeddings[:9], np.arange(9) % 4)
+            point = replace(point, novelty=float(np.quantile(novelty(self.embeddings), strange)))
+        self.product = Product("parts-1", CLASSES, backbone, info.record(), self.pre, WARM, point, novelty, task)
 
     @property
     def normalized(self) -> torch.Tensor:
@@ -76,9 +87,16 @@ class Case:
             logits: Floats = self.classifier(self.normalized).numpy()
         return logits
 
+    @property
+    def embeddings(self) -> Floats:
+        with torch.inference_mode():
+            embeddings: Floats = self.classifier.embed(self.normalized).numpy()
+        return embeddings
+
     def export(self, folder: Path, **changes: Any) -> tuple[Parity, Floats]:
         options: dict[str, Any] = {
             "logits": self.logits,
+            "embeddings": self.embeddings,
             "root": self.root,
             "paths": self.paths,
             "progress": lambda done, of: None,
@@ -102,7 +120,7 @@ def _classifier(backbone: Any, images: torch.Tensor) -> Classifier:
 
 @pytest.fixture
 def make_case(parts: Path, tmp_path: Path) -> Callable[..., Case]:
-    """`make_case(root=..., backbone=..., weights=..., task=..., roi=...)`."""
+    """`make_case(root=..., backbone=..., weights=..., task=..., point=..., strange=..., roi=...)`."""
 
     def make(root: Path = parts, **changes: Any) -> Case:
         return Case(root, tmp_path / "scratch", **changes)
@@ -128,6 +146,6 @@ def deep_parts(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def small(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path]:
     """Read only: test_resnet from scratch at 64 px, and its bundle."""
     folder: Path = tmp_path_factory.mktemp("small")
-    case = Case(parts, folder / "scratch")
+    case = Case(parts, folder / "scratch", strange=0.8)
     case.export(folder / "bundle")
     return case, folder / "bundle"

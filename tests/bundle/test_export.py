@@ -17,6 +17,7 @@ from cvtune_edge.runtime import Bundle
 from onnx import numpy_helper
 
 from cvtune.bundle import export
+from cvtune.bundle.gate import WORST
 from cvtune.bundle.graph import build_model
 from cvtune.errors import GateError
 from tests.bundle.conftest import VECTOR, WARM
@@ -28,6 +29,10 @@ REAL = [("resnet18", "resnet18"), ("vit_tiny_patch16_224", "vit_tiny_patch16_224
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != "scratch"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("backbone", SMALL)
@@ -54,7 +59,7 @@ def test_real_weights_on_real_images_pass_the_gate(
 
 def test_the_manifest_is_verified_by_the_line(small: tuple[Any, Path]) -> None:
     case, bundle = small
-    assert names(bundle) == {"model.onnx", "manifest.json"}
+    assert names(bundle) == {"model.onnx", "manifest.json", "golden"}
     manifest = load_manifest(bundle)
     assert manifest.classes == case.product.classes
     assert (manifest.name, manifest.backbone, manifest.size, manifest.resize) == (
@@ -67,8 +72,11 @@ def test_the_manifest_is_verified_by_the_line(small: tuple[Any, Path]) -> None:
     assert (manifest.scales, manifest.shifts) == ((), ())
     assert (manifest.roi, manifest.frame_size) == (None, None)
     assert dict(manifest.weights) == case.product.weights
-    assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst", "vanished"}
-    assert (manifest.schema, manifest.task, manifest.thresholds, manifest.window) == (2, "single", (), None)
+    assert dict(manifest.parity).keys() == {"images", "equal", "ties", "worst", "vanished", "distance"}
+    assert (manifest.schema, manifest.task, manifest.thresholds, manifest.window) == (3, "single", (), None)
+    assert manifest.point == case.product.point
+    assert manifest.novelty == {"kind": "knn", "neighbours": 5, "points": 9}
+    assert (manifest.region, manifest.targets, manifest.training) == (None, (), "")
     assert manifest.reading == {"pixels": "uint8", "background": [255, 255, 255]}
     assert set(manifest.versions) == {"torch", "timm", "onnx", "onnxruntime"}
 
@@ -96,6 +104,7 @@ def test_region_and_mask_go_to_the_line(make_case: MakeCase, tmp_path: Path) -> 
     assert parity.equal == 12
     manifest = load_manifest(tmp_path / "bundle")
     assert (manifest.roi, manifest.frame_size) == ((2, 3, 50, 55), (64, 64))
+    assert manifest.region == (5, 5, 47, 53), "what the mask leaves of the roi"
 
 
 def test_progress_counts_the_images(make_case: MakeCase, tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_scales_and_shifts_pass_the_gate_and_are_in_the_manifest(
     expected = torch.sigmoid(moved) if several else torch.softmax(moved, 1)
     np.testing.assert_allclose(answers, expected.numpy(), atol=1e-4)
     manifest = load_manifest(tmp_path / "bundle")
-    assert (manifest.schema, manifest.temperature) == (2, 1.0)
+    assert (manifest.schema, manifest.temperature) == (3, 1.0)
     assert (manifest.scales, manifest.shifts) == (VECTOR.scales, VECTOR.shifts)
 
 
@@ -143,9 +152,13 @@ def test_a_bundle_with_other_shifts_than_the_gate_is_refused(
     assert names(tmp_path) == set()
 
 
+def _of_the_head(one: onnx.TensorProto) -> bool:
+    return list(one.dims) == [4] and one.data_type == onnx.TensorProto.FLOAT
+
+
 def other_head(model: onnx.ModelProto) -> onnx.ModelProto:
     """Zeroes the head's bias, the kind of slip that a wrong export makes."""
-    biases = [one for one in model.graph.initializer if list(one.dims) == [4]]
+    biases = [one for one in model.graph.initializer if _of_the_head(one)]
     assert biases
     for bias in biases:
         bias.CopyFrom(numpy_helper.from_array(np.array([5, 0, 0, 0], np.float32), bias.name))
@@ -154,7 +167,7 @@ def other_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def no_number(model: onnx.ModelProto) -> onnx.ModelProto:
     for bias in model.graph.initializer:
-        if list(bias.dims) == [4]:
+        if _of_the_head(bias):
             bias.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), bias.name))
     return model
 
@@ -172,12 +185,12 @@ def test_a_broken_export_is_refused_and_the_old_bundle_stays(
 ) -> None:
     case, folder = make_case(), tmp_path / "bundle"
     case.export(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     monkeypatch.setattr(export, "build_model", lambda *args, **options: spoil(build_model(*args, **options)))
     with pytest.raises(GateError, match=sentence) as caught:
         case.export(folder)
     assert caught.value.exit_code == 3
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
     assert names(tmp_path) == {"bundle"}
 
 
@@ -224,6 +237,71 @@ def test_a_file_that_was_spoilt_during_the_run(make_case: MakeCase, tmp_path: Pa
     assert names(tmp_path) == {"images"}
 
 
+def test_decisions_and_distances_pass_the_gate(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case(strange=0.7)
+    parity, answers = case.export(tmp_path / "bundle")
+    assert (parity.images, parity.equal) == (12, 12)
+    assert 0 < parity.distance < WORST / 2
+    bundle = Bundle(tmp_path / "bundle")
+    decisions = bundle.decide([case.root / path for path in case.paths])
+    distances = case.product.novelty(case.embeddings)
+    expected = case.product.point.decide(answers, distances)
+    assert [one.decision for one in decisions] == expected.tolist()
+    assert sum(one.reason.startswith("never seen") for one in decisions) == 4
+    away = np.array([one.novelty for one in decisions])
+    np.testing.assert_allclose(away, distances, rtol=1e-3, atol=1e-3)
+
+
+def other_limits(model: onnx.ModelProto) -> onnx.ModelProto:
+    for one in model.graph.initializer:
+        if one.data_type == onnx.TensorProto.DOUBLE and list(one.dims) == [4]:
+            one.CopyFrom(numpy_helper.from_array(np.full(4, 0.05), one.name))
+    return model
+
+
+def farther(model: onnx.ModelProto) -> onnx.ModelProto:
+    (node,) = (one for one in model.graph.node if one.op_type == "ReduceMean" and one.name.startswith("last"))
+    (doubled,) = (one for one in model.graph.node if one.input[:1] == [node.output[0]] and one.output[0] == "novelty")
+    doubled.op_type, _ = "Add", doubled.input.append(node.output[0])
+    return model
+
+
+@pytest.mark.parametrize("spoil", [other_limits, farther])
+def test_other_decisions_or_distances_are_refused(
+    spoil: Callable[[onnx.ModelProto], onnx.ModelProto],
+    make_case: MakeCase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = make_case(strange=0.7)
+    monkeypatch.setattr(export, "build_model", lambda *args, **options: spoil(build_model(*args, **options)))
+    with pytest.raises(GateError, match="answers otherwise than the trained one"):
+        case.export(tmp_path / "bundle")
+    assert names(tmp_path) == set()
+
+
+def only_this_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes the frame's height for 64, as an exporter does that fixes the example's shape."""
+    image = model.graph.input[0].name
+    for node in model.graph.node:
+        if image in node.input:
+            node.input[list(node.input).index(image)] = "fixed"
+    sizes = numpy_helper.from_array(np.array([-1, 64, 64, 3]), "sizes")
+    model.graph.initializer.append(sizes)
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", [image, "sizes"], ["fixed"]))
+    return model
+
+
+def test_a_graph_for_one_size_alone_is_refused(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case()
+    monkeypatch.setattr(export, "build_model", lambda *args, **options: only_this_size(build_model(*args, **options)))
+    with pytest.raises(GateError, match="does not answer like the trained one for 1 frame of 1 x 1 pixels"):
+        case.export(tmp_path / "bundle")
+    assert names(tmp_path) == set()
+
+
 MULTI = {"task": "multi", "thresholds": (0.5, 0.3, 0.95, 0.02)}
 
 
@@ -253,10 +331,10 @@ def test_several_labels_are_gated_by_their_thresholds(make_case: MakeCase, tmp_p
         case.export(tmp_path / "bundle", logits=logits)
 
 
-def test_thresholds_that_do_not_fit_are_no_bundle(make_case: MakeCase, tmp_path: Path) -> None:
+def test_limits_that_do_not_fit_are_no_bundle(make_case: MakeCase, tmp_path: Path) -> None:
     case = make_case()
     with pytest.raises(BundleError, match="a threshold for each class"):
-        case.export(tmp_path / "bundle", product=replace(case.product, task="multi", thresholds=(0.5,)))
+        case.export(tmp_path / "bundle", product=replace(case.product, task="multi"))
     assert names(tmp_path) == set()
 
 

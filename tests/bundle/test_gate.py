@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from cvtune_edge.decision import REVIEW, OperatingPoint
 from cvtune_edge.results import has_labels
+from numpy.typing import NDArray
 
-from cvtune.bundle.gate import Parity, check, compare
+from cvtune.bundle import gate
+from cvtune.bundle.gate import Parity, Said, check
 from cvtune.errors import GateError
+
+PLAIN = OperatingPoint((), (0.0, 0.0), (0.0, 0.0))
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     return np.array(rows, np.float32)
+
+
+def said(probabilities: NDArray[np.float32], point: OperatingPoint, novelty: list[float] | None = None) -> Said:
+    far = None if novelty is None else np.array(novelty, np.float32)
+    return Said(probabilities, far, point.decide(probabilities, far))
+
+
+def compare(trained: NDArray[np.float32], exported: NDArray[np.float32], point: OperatingPoint = PLAIN) -> Parity:
+    return gate.compare(said(trained, point), said(exported, point), point)
 
 
 def test_equal_answers_pass() -> None:
@@ -48,7 +64,7 @@ THRESHOLDS = (0.5, 0.9, 0.1)
 
 
 def labels(trained: tuple[float, ...], exported: tuple[float, ...]) -> Parity:
-    return compare(table(trained), table(exported), task="multi", thresholds=THRESHOLDS)
+    return compare(table(trained), table(exported), OperatingPoint((), THRESHOLDS, THRESHOLDS, several=True))
 
 
 def test_several_labels_are_compared_one_by_one() -> None:
@@ -86,4 +102,62 @@ def test_what_is_no_number_never_passes() -> None:
 
 
 def test_nothing_compared_is_nothing_wrong() -> None:
-    assert compare(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32)) == Parity(0, 0, 0, 0.0)
+    none = np.empty((0, 2), np.float32)
+    assert compare(none, none) == Parity(0, 0, 0, 0.0)
+
+
+GOOD = OperatingPoint((0,), (0.3, 0.3), (0.6, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("score", "other", "ties"),
+    [
+        (0.30004, 0.29998, 1),  # at the limit below which it is OK
+        (0.60003, 0.59996, 1),  # at the limit from which on it is NG
+        (0.3003, 0.2998, 0),  # beside it
+        (0.6003, 0.5998, 0),
+    ],
+)
+def test_what_is_at_a_limit_may_be_on_either_side(score: float, other: float, ties: int) -> None:
+    parity = compare(table((1 - score, score)), table((1 - other, other)), GOOD)
+    assert (parity.equal, parity.ties, parity.passed) == (0, ties, ties == 1)
+
+
+def test_defects_that_are_level_may_swap() -> None:
+    point = OperatingPoint((0,), (0.3,) * 3, (0.6,) * 3)
+    assert compare(table((0.2, 0.40003, 0.39997)), table((0.2, 0.39998, 0.40002)), point).ties == 1
+    assert not compare(table((0.2, 0.4002, 0.3998)), table((0.2, 0.3998, 0.4002)), point).passed
+
+
+def test_a_class_that_needs_its_limit() -> None:
+    point = replace(PLAIN, reject=(0.8, 0.7))
+    assert compare(table((0.80003, 0.19997)), table((0.79997, 0.20003)), point).ties == 1
+    assert not compare(table((0.8003, 0.1997)), table((0.7998, 0.2002)), point).passed
+
+
+FAR = replace(GOOD, novelty=2.0)
+OK = table((0.9, 0.1))
+
+
+def test_distances_are_compared_and_decide() -> None:
+    ours = said(OK, FAR, [1.9999])
+    assert ours.decisions.tolist() == [0]
+    tie = gate.compare(ours, said(OK, FAR, [2.0001]), FAR)
+    assert (tie.equal, tie.ties, tie.passed) == (0, 1, True)
+    assert tie.distance == pytest.approx(1e-4, rel=1e-2)
+    other = gate.compare(said(OK, FAR, [1.9985]), said(OK, FAR, [2.0001]), FAR)
+    assert (other.ties, other.passed) == (0, False)
+    assert said(OK, FAR, [2.0001]).decisions.tolist() == [REVIEW]
+
+
+def test_a_distance_that_is_off_fails_although_the_decisions_agree() -> None:
+    parity = gate.compare(said(OK, FAR, [1.5]), said(OK, FAR, [1.53]), FAR)
+    assert (parity.equal, parity.passed) == (1, False)
+    with pytest.raises(GateError, match=r"of a distance 0.013 of its limit"):
+        check(parity)
+
+
+def test_roots_of_rounding_errors_are_no_difference() -> None:
+    """Of copies of training images the square of the distance is as good as 0, and its root is not."""
+    assert gate.compare(said(OK, FAR, [0.0]), said(OK, FAR, [5e-4]), FAR).passed
+    assert not gate.compare(said(OK, FAR, [0.0]), said(OK, FAR, [0.2]), FAR).passed

@@ -25,7 +25,7 @@ from cvtune.data.preprocess import IR_VERSION, OPSET, Preprocessing, frame_graph
 from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.task import task_named
 from cvtune.models.normalize import Normalize
-from tests.bundle.conftest import VECTOR, WARM
+from tests.bundle.conftest import POINT, VECTOR, WARM
 
 Frames = NDArray[np.uint8]
 NUMBERS = {"net_scales", "net_shifts", "net_temperature"}  # of the calibration, by their names in the graph
@@ -46,7 +46,7 @@ def make_graph(small: tuple[Any, Path], network: onnx.ModelProto, monkeypatch: p
     def make(**changes: Any) -> tuple[Preprocessing, Any]:
         pre = replace(case.pre, **changes)
         normalize = Normalize(pre.mean, pre.std)
-        model = build_model(pre, normalize, case.classifier, calibration=WARM, metadata={})
+        model = build_model(pre, normalize, case.classifier, calibration=WARM, metadata={}, point=POINT)
         return pre, open_session(model.SerializeToString())
 
     return make
@@ -74,7 +74,7 @@ class Exports:
     def built(self, *, mean: tuple[float, float, float] | None = None, calibration: Calibration = WARM) -> bytes:
         pre = self.case.pre
         normalize = Normalize(mean or pre.mean, pre.std)
-        model = build_model(pre, normalize, self.case.classifier, calibration=calibration, metadata={})
+        model = build_model(pre, normalize, self.case.classifier, calibration=calibration, metadata={}, point=POINT)
         return bytes(model.SerializeToString(deterministic=True))
 
     def learn(self) -> None:
@@ -112,12 +112,14 @@ def test_the_next_stage_takes_the_graph_of_the_one_before(
 def test_scales_and_shifts_are_in_the_graph_where_there_are_any(
     task: Literal["single", "multi"], make_case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    exports = Exports(make_case(), monkeypatch)
+    several = {"task": "multi", "thresholds": (0.5,) * 4} if task == "multi" else {}
+    exports = Exports(make_case(**several), monkeypatch)
     case, frames = exports.case, noise(5, 64, 64)
     held = {}
     for calibration in (WARM, VECTOR):
         normalize = Normalize(case.pre.mean, case.pre.std)
-        model = build_model(case.pre, normalize, case.classifier, calibration=calibration, metadata={}, task=task)
+        about: dict[str, Any] = {"calibration": calibration, "metadata": {}, "task": task, "point": case.product.point}
+        model = build_model(case.pre, normalize, case.classifier, **about)
         held[calibration.method] = {tensor.name for tensor in model.graph.initializer} & NUMBERS
         (found,) = open_session(model.SerializeToString()).run(["probabilities"], {"image": frames})
         (pixels,) = open_session(frame_graph(case.pre).SerializeToString()).run(None, {"image": frames})
@@ -262,9 +264,15 @@ def test_the_contract_is_in_the_file(small: tuple[Any, Path]) -> None:
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[3]) == ("image", "tensor(uint8)", 3)
     assert all(not isinstance(side, int) for side in image.shape[:3])
-    outputs = {node.name: (node.type, node.shape[1]) for node in session.get_outputs()}
+    outputs = {node.name: (node.type, node.shape[1:]) for node in session.get_outputs()}
     width = small[0].classifier.backbone.width
-    assert outputs == {"probabilities": ("tensor(float)", 4), "embedding": ("tensor(float)", width)}
+    assert outputs == {
+        "probabilities": ("tensor(float)", [4]),
+        "embedding": ("tensor(float)", [width]),
+        "novelty": ("tensor(float)", []),
+        "decision": ("tensor(int64)", []),
+        "ok": ("tensor(bool)", []),
+    }
     model = onnx.load(small[1] / "model.onnx")
     assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (IR_VERSION, [("", OPSET)])
 
@@ -275,6 +283,8 @@ def test_the_metadata_of_the_contract(small: tuple[Any, Path]) -> None:
     assert (told["size"], told["colour"], told["backbone"]) == ("64", "RGB", "test_resnet")
     assert json.loads(told["reading"]) == {"pixels": "uint8", "background": [255, 255, 255]}
     assert (told["window"], told["task"], told["thresholds"]) == ("null", "single", "[]")
+    assert json.loads(told["limits"]) == small[0].product.point.to_json()
+    assert (told["targets"], told["training"]) == ("[]", "")
     assert {"cvtune_version", "name"} <= told.keys()
 
 
@@ -289,7 +299,8 @@ def test_the_file_knows_nothing_of_the_training_pc(small: tuple[Any, Path], repo
 def test_every_tensor_name_says_whose_it_is(small: tuple[Any, Path]) -> None:
     nodes = onnx.load(small[1] / "model.onnx").graph.node
     names = {name for node in nodes for name in node.output}
-    assert {name.split("_")[0] for name in names - {"probabilities", "embedding", "pixels"}} <= {"frame", "net"}
+    outputs = {"probabilities", "embedding", "pixels", "novelty", "decision", "ok"}
+    assert {name.split("_")[0] for name in names - outputs} == {"frame", "net", "last"}
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
@@ -297,7 +308,8 @@ def test_every_resize_is_in_the_graph(resize: str, make_graph: MakeGraph, small:
     pre, session = make_graph(resize=resize)
     for shape in ((1, 50, 170), (2, 300, 20), (1, 1, 1)):
         frames = noise(*shape)
-        for ours, theirs in zip(torch_path(small[0], frames, pre), session.run(None, {"image": frames}), strict=True):
+        found = session.run(["probabilities", "embedding"], {"image": frames})
+        for ours, theirs in zip(torch_path(small[0], frames, pre), found, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-3)
 
 

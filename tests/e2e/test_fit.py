@@ -18,6 +18,7 @@ import pytest
 from cvtune_edge import Bundle, Prediction, read_image
 from cvtune_edge.cli import main as edge
 from cvtune_edge.decision import REVIEW
+from cvtune_edge.manifest import file_sha256
 from numpy.typing import NDArray
 
 import cvtune as library
@@ -62,7 +63,9 @@ def run(steel: Path, before: dict[str, tuple[int, int, str]], tmp_path_factory: 
 
 def test_every_file_of_a_run_is_there(run: library.Run) -> None:
     found = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
-    assert sorted(found) == sorted(RUN_FILES)
+    golden = [name for name in found if re.fullmatch(r"bundle/golden/\d\d\.bin", name)]
+    assert 20 <= len(golden) <= 34
+    assert sorted(set(found) - set(golden)) == sorted([*RUN_FILES, "bundle/golden/golden.json"])
     assert (run.path / "DONE").read_text(encoding="utf-8") == "complete\n"
     assert run.exit_code == 0
 
@@ -102,8 +105,14 @@ def test_predict_agrees_bit_for_bit(
         assert edge(["predict", str(run.path / "bundle"), *map(str, paths), "--csv", str(table)]) == 0
         capsys.readouterr()
     found = rows(table)
-    assert list(found[0]) == ["path", "label", "probability", *(f"p:{name}" for name in STEEL)]
+    last = ["decision", "novelty", "reason"]
+    assert list(found[0]) == ["path", "label", "probability", *(f"p:{name}" for name in STEEL), *last]
     assert [row.pop("path") for row in found] == [path.as_posix() for path in paths]
+    said, away, _ = ([row.pop(name) for row in found] for name in last)
+    probabilities = np.array([[float(row[f"p:{name}"]) for name in STEEL] for row in found], np.float32)
+    point, distances = ChosenPoint.load(run.path / "operating_point.json"), np.array(away, np.float32)
+    assert said == [point.said(row, float(far)) for row, far in zip(probabilities, distances, strict=True)]
+    assert away == [str(np.float32(row["distance"])) for row in rows(run.path / "novelty.csv")]
     assert found == [{key: value for key, value in row.items() if key not in ("path", "truth")} for row in wanted]
 
 
@@ -274,7 +283,10 @@ def test_odd_class_names_stay_strings(parts: Path, cvtune: Command, tmp_path: Pa
     assert run.evaluate(tmp_path / "parts").metrics.n == 50
     code, out, _ = cvtune("predict", run.path, tmp_path / "parts" / "名", "--csv", "-")
     assert code == 0
-    assert out.splitlines()[0] == 'path,label,probability,p:1e3,"p:name with, comma",p:no,p:ä ö,p:名'
+    assert (
+        out.splitlines()[0]
+        == 'path,label,probability,p:1e3,"p:name with, comma",p:no,p:ä ö,p:名,decision,novelty,reason'
+    )
 
 
 def test_given_sides_are_kept_and_what_crosses_them_is_told(parts: Path, cvtune: Command, tmp_path: Path) -> None:
@@ -444,7 +456,14 @@ def test_parts_are_shown_several_times(quick_run: Path, tmp_path: Path, cvtune: 
     run = library.load_run(quick_run)
     shots = sorted((tmp_path / "views" / "dent").glob("p000001-*.png"))
     answers = [answer for answer in run.predict(shots) if isinstance(answer, Prediction)]
-    wanted = [point.said(answer.probabilities) for answer in answers]
+    wanted = [point.said(answer.probabilities, answer.novelty) for answer in answers]
     assert found["parts"]["dent/p000001"] == {name: wanted.count(name) for name in set(wanted)}
-    assert "got one label" in cvtune("repeat", quick_run / "bundle", tmp_path / "views")[1]
+    earlier = shutil.copytree(quick_run / "bundle", tmp_path / "earlier")
+    manifest, model = tree(earlier / "manifest.json"), onnx.load(earlier / "model.onnx")
+    onnx.helper.set_model_props(model, {})
+    onnx.save(model, earlier / "model.onnx")
+    files = {"model.onnx": file_sha256(earlier / "model.onnx")}  # there were no golden frames, and no limits
+    (earlier / "manifest.json").write_text(json.dumps({**manifest, "schema": 2, "files": files}), encoding="utf-8")
+    assert "got one decision" in cvtune("repeat", quick_run / "bundle", tmp_path / "views")[1]
+    assert "got one label" in cvtune("repeat", earlier, tmp_path / "views")[1], "schema 2 does not decide"
     assert cvtune("repeat", quick_run, shots[0])[0] == 2

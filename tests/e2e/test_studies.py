@@ -14,7 +14,7 @@ from cvtune_edge import Bundle
 from cvtune_edge.decision import REVIEW
 
 import cvtune as library
-from cvtune.api import Decided
+from cvtune.api import Decision
 from cvtune.evaluation.novelty import Novelty
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
@@ -55,10 +55,10 @@ def test_distances_are_those_of_the_bundles_embeddings(run: library.Run, steel: 
 
 def test_what_was_never_shown_goes_to_review(run: library.Run, signs: list[Path], steel: Path) -> None:
     assert len(signs) == 40
-    decided = [answer.decision for answer in run.decide(signs) if isinstance(answer, Decided)]
+    decided = [answer.said for answer in run.decide(signs) if isinstance(answer, Decision)]
     assert decided.count("REVIEW") >= 38  # 95 %
     test = [row["path"] for row in rows(run.path / "predictions-test.csv")]
-    known = [one.decision for one in run.decide([steel / path for path in test]) if isinstance(one, Decided)]
+    known = [one.said for one in run.decide([steel / path for path in test]) if isinstance(one, Decision)]
     assert known.count("REVIEW") <= 1 + len(known) // 20
 
 

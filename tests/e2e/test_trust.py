@@ -194,7 +194,9 @@ def test_predictions_of_the_line_are_those_of_the_run(
     code, _, _ = cvtune("predict", multi.path, *paths, "--csv", tmp_path / "p.csv")
     assert code == 0
     for got, row in zip(rows(tmp_path / "p.csv"), wanted, strict=True):
-        assert {key: got[key] for key in got if key != "path"} == {key: row[key] for key in got if key != "path"}
+        same = row.keys() - {"path", "truth"}
+        assert {key: got[key] for key in same} == {key: row[key] for key in same}
+        assert got.keys() - same == {"path", "decision", "novelty", "reason"}
 
 
 def test_evaluate_a_table(multi: library.Run, table: Path, cvtune: Command) -> None:

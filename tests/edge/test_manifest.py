@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 from cvtune_edge import BundleError
+from cvtune_edge.decision import OperatingPoint
 from cvtune_edge.manifest import Manifest, file_sha256, load_manifest
 
 from tests.edge.conftest import CLASSES, MakeBundle, manifest_tree
 
-READS = "reads schema 1 to 2"
+READS = "reads schema 1 to 3"
+LATER = ("limits", "novelty", "region", "targets", "training")
+LIMITS = {"ok": [0], "accept": [0.5] * 3, "reject": [0.5, 0.6, 0.7], "novelty": 0.25, "several": False}
+SINCE_3 = {
+    "schema": 3,
+    "limits": LIMITS,
+    "novelty": {"kind": "knn", "neighbours": 5, "points": 200},
+    "region": [4, 0, 10, 12],
+    "targets": ["escape<=5%"],
+    "training": "0" * 64,
+}
 READING = "pixels, one of uint8, uint16 and float32, and background, three numbers from 0 to 255"
 WINDOW = "null or two numbers, the first below the second"
 PAIR = "a window for uint16 and float32 pixels, and none for uint8"
@@ -28,10 +39,62 @@ def test_round_trip_through_json() -> None:
     for changes in (multi, vector, deep, {}, {"roi": [4, 0, 10, 12], "frame_size": [480, 640]}):
         manifest = Manifest.from_json(manifest_tree(**changes))
         assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
-        assert list(manifest.to_json()) == list(manifest_tree())
+        assert list(manifest.to_json()) == [*manifest_tree(), *LATER]
     assert manifest.classes == tuple(CLASSES)
     assert manifest.roi == (4, 0, 10, 12)
     assert manifest.frame_size == (480, 640)
+
+
+def test_schema_3_decides() -> None:
+    manifest = Manifest.from_json(manifest_tree(**SINCE_3))
+    assert manifest.decides
+    assert manifest.point == OperatingPoint((0,), (0.5,) * 3, (0.5, 0.6, 0.7), 0.25)
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+    for key in LATER:
+        with pytest.raises(BundleError, match=f"  {key}: missing"):
+            Manifest.from_json({name: value for name, value in manifest_tree(**SINCE_3).items() if name != key})
+
+
+def test_what_an_earlier_schema_says_of_decisions_is_not_believed() -> None:
+    """Its reader would not have decided either."""
+    manifest = Manifest.from_json(manifest_tree(**{**SINCE_3, "schema": 2}))
+    assert not manifest.decides
+    with pytest.raises(BundleError, match=r"bundle parts-1 does not decide: schema 2.*\nhint: fit again"):
+        _ = manifest.point
+
+
+AMONG = "positions of the good classes, limits to accept and to reject, novelty and several"
+FIT = "limits for each class, those to reject being the thresholds where the task is multi"
+DISTANCE = "null or a kind of distance, its neighbours and its points"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"limits": {**LIMITS, "ok": [3]}}, AMONG),
+        ({"limits": {**LIMITS, "ok": [0, 1, 2]}}, AMONG),
+        ({"limits": {**LIMITS, "accept": [0.5, 0.7, 0.5]}}, AMONG),
+        ({"limits": {**LIMITS, "accept": [0.5, "0.6", [0.5]]}}, AMONG),
+        ({"limits": {**LIMITS, "reject": [0.5, 0.6, float("inf")]}}, AMONG),
+        ({"limits": {**LIMITS, "novelty": float("nan")}}, AMONG),
+        ({"limits": {"ok": []}}, AMONG),
+        ({"limits": [0.5]}, AMONG),
+        ({"limits": None}, FIT),
+        ({"limits": {**LIMITS, "accept": [0.5] * 2, "reject": [0.6] * 2}}, FIT),
+        ({"limits": {**LIMITS, "ok": [], "several": True}}, FIT),
+        ({"task": "multi", "thresholds": [0.5, 0.6, 0.8], "limits": {**LIMITS, "ok": [], "several": True}}, FIT),
+        ({"novelty": {"kind": "cosine", "neighbours": 1, "points": 1}}, DISTANCE),
+        ({"novelty": {"kind": "knn", "neighbours": 6, "points": 5}}, DISTANCE),
+        ({"novelty": {"kind": "knn"}}, DISTANCE),
+        ({"novelty": None}, "a distance where there is a limit of it"),
+        ({"region": [0, 0, 0, 1]}, "null or x, y, width, height"),
+        ({"targets": [1]}, "texts"),
+        ({"training": None}, "a sha256, or nothing"),
+    ],
+)
+def test_limits_that_make_no_sense(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=re.escape(f": expected {sentence}")):
+        Manifest.from_json(manifest_tree(**{**SINCE_3, **changes}))
 
 
 def test_keys_of_later_versions_are_ignored() -> None:
@@ -164,12 +227,12 @@ def test_an_exporter_cannot_build_a_wrong_one() -> None:
         Manifest(**{**values, "embedding": 0})
 
 
-@pytest.mark.parametrize("schema", [3, 0, True, "2", None, [1]])
+@pytest.mark.parametrize("schema", [4, 0, True, "2", None, [1]])
 def test_another_schema_says_what_to_install(schema: Any) -> None:
     with pytest.raises(BundleError) as caught:
         Manifest.from_json({"schema": schema}, "b/manifest.json")
     assert (
-        caught.value.message == f"b/manifest.json: schema {schema!r}, this version of cvtune-edge reads schema 1 to 2"
+        caught.value.message == f"b/manifest.json: schema {schema!r}, this version of cvtune-edge reads schema 1 to 3"
     )
     assert "install" in caught.value.hint
 

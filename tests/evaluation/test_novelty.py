@@ -151,11 +151,16 @@ def test_the_limit_is_passed_as_often_as_stated() -> None:
     far = distance(table(20_000, 4, 2).embeddings)
     alarms = [(far > novelty_limit(distance(table(120, 4, 100 + s).embeddings), 0.05)[0]).mean() for s in range(100)]
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.01)
-    assert novelty_limit(far[:19], 0.05) == (far[:19].max(), 0.05)
+    limit, share = novelty_limit(far[:19], 0.05)
+    assert share == 0.05
+    assert far[:19].max() < limit < 1.01 * far[:19].max(), "no known image is at the limit"
+    assert (far[:19] > novelty_limit(far[:19], 0.25)[0]).sum() == 4
 
 
 def test_of_a_few_images_the_farthest_is_the_limit() -> None:
     """One in twenty cannot be promised with 18: the next one is the farthest once in 19 times."""
     distances = np.arange(18, dtype=np.float32)
-    assert novelty_limit(distances, 0.05) == (17.0, 1 / 19)
+    limit, share = novelty_limit(distances, 0.05)
+    assert limit == pytest.approx(17.0 * 1.005)
+    assert share == 1 / 19
     assert novelty_limit(distances[:0], 0.05) == (math.inf, 0.0)

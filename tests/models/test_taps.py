@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cvtune_edge.decision import OperatingPoint
 from cvtune_edge.session import open_session
 from torch import Tensor
 
@@ -164,11 +165,12 @@ def test_the_bundles_graph_carries_the_taps(name: str, tmp_path: Path) -> None:
     network = Classifier(backbone, LinearHead(backbone.width, 3)).eval()
     pre, normalize = Preprocessing(64), Normalize((0.5,) * 3, (0.5,) * 3)
     calibration = Calibration(1.0, 0.9, 0.9, 40)
-    model = build_model(pre, normalize, network, calibration=calibration, metadata={})
+    point = OperatingPoint((), (0.0,) * 3, (0.0,) * 3)
+    model = build_model(pre, normalize, network, calibration=calibration, metadata={}, point=point)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     session = open_session(tmp_path / "model.onnx")
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    probabilities, embedding = session.run(None, {"image": frames})
+    probabilities, embedding = session.run(["probabilities", "embedding"], {"image": frames})
     with torch.no_grad():
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         expected, embedded = Deployed(normalize, network, calibration)(pixels)

@@ -20,7 +20,7 @@ from cvtune.rundir import RunDir, Terminated
 from cvtune.training.averaging import take
 from cvtune.training.checkpoint import Ledger, Store
 from cvtune.training.session import Judgement, Plan, Recipe, Session, StageResult
-from cvtune.training.stage import predict_logits
+from cvtune.training.stage import answers
 from cvtune.training.stages import stages
 from cvtune.training.stop import StopRequest
 from cvtune.training.trainer import Extras
@@ -156,10 +156,12 @@ def test_the_probe_says_what_it_found(make_session: MakeSession) -> None:
     assert (probe.kept, probe.steps, probe.epochs) == (True, 0, ())
     assert probe.trainable == 4 * (session.classifier.backbone.width + 1)
     assert equal(clone_state(session.classifier.backbone), backbone)
-    answers = predict_logits(session, session.classifier, session.material.held)
+    said = answers(session, session.classifier, session.material.held)
     assert probe.logits is not None
-    assert answers.shape == (40, 4)
-    np.testing.assert_allclose(probe.logits, answers, atol=1e-4)
+    assert probe.embeddings is not None
+    assert said.logits.shape == (40, 4)
+    np.testing.assert_allclose(probe.logits, said.logits, atol=1e-4)
+    np.testing.assert_allclose(probe.embeddings, said.embeddings, atol=1e-4)
 
 
 def test_a_dropped_stage_leaves_no_trace(make_session: MakeSession) -> None:
@@ -185,10 +187,12 @@ def test_a_kept_stage_takes_over(make_session: MakeSession) -> None:
         result = next(running)
         assert not equal(clone_state(session.classifier), before)
         assert not any(module.training for module in session.classifier.modules())
-        held = predict_logits(session, session.classifier, session.material.held)
+        held = answers(session, session.classifier, session.material.held)
         assert result.logits is not None
-        assert np.allclose(result.logits, held, atol=1e-4)  # batches of other sizes
-        val = predict_logits(session, session.classifier, session.material.val)
+        assert result.embeddings is not None
+        assert np.allclose(result.logits, held.logits, atol=1e-4)  # batches of other sizes
+        assert np.allclose(result.embeddings, held.embeddings, atol=1e-4)
+        val = answers(session, session.classifier, session.material.val).logits
         assert session.best_val is not None
         assert np.array_equal(session.best_val, val)
         assert result.steps == wanted_steps
@@ -335,11 +339,12 @@ def test_a_run_goes_on_and_ends_in_the_same_bytes(
     assert [without_clock(one) for one in found] == [without_clock(one) for one in wanted]
     for one, other in zip(found[-1:], wanted[-1:], strict=True):
         assert np.array_equal(np.asarray(one.logits), np.asarray(other.logits))
+        assert np.array_equal(np.asarray(one.embeddings), np.asarray(other.embeddings))
 
 
 def without_clock(result: StageResult) -> StageResult:
     rows = tuple(replace(row, train_loss=0) for row in result.epochs)
-    return replace(result, seconds=0, epochs=rows, logits=None)
+    return replace(result, seconds=0, epochs=rows, logits=None, embeddings=None)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

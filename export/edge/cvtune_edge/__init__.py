@@ -1,7 +1,7 @@
 """cvtune-edge: run a cvtune bundle on the line PC, without torch.
 
     from cvtune_edge import Bundle
-    print(Bundle("runs/parts-1/bundle").predict("part.png").label)
+    print(Bundle("runs/parts-1/bundle").decide("part.png").said)
 
 The names below are loaded on first use, so that `import cvtune_edge` costs nothing (PEP 562).
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cvtune_edge.decode import ReadOptions, read_image
     from cvtune_edge.errors import BundleError, CvtuneError, ImageError
-    from cvtune_edge.results import Prediction, Unreadable
+    from cvtune_edge.results import Decision, Prediction, Unreadable
     from cvtune_edge.runtime import Bundle
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CvtuneError",
+    "Decision",
     "ImageError",
     "Prediction",
     "ReadOptions",
@@ -35,6 +36,7 @@ _HOMES = {
     "Bundle": "runtime",
     "BundleError": "errors",
     "CvtuneError": "errors",
+    "Decision": "results",
     "ImageError": "errors",
     "Prediction": "results",
     "ReadOptions": "decode",

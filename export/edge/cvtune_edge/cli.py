@@ -1,4 +1,4 @@
-"""`cvtune-edge predict` and `cvtune-edge info`.
+"""`cvtune-edge predict`, `cvtune-edge verify` and `cvtune-edge info`.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 fine, 2 bad input, 4 some images unreadable, 130 Ctrl-C.
 """
@@ -18,7 +18,7 @@ from cvtune_edge.errors import CvtuneError
 from cvtune_edge.manifest import load_manifest
 from cvtune_edge.predict import EXIT_UNREADABLE, predict_command
 
-__all__ = ["EXIT_UNREADABLE", "info_command", "main", "predict_command", "utf8_output"]
+__all__ = ["EXIT_UNREADABLE", "info_command", "main", "predict_command", "utf8_output", "verify_command"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "info":
             return info_command(args.bundle, json=args.json)
+        if args.command == "verify":
+            return verify_command(args.bundle, threads=args.threads)
         return predict_command(
             args.bundle,
             args.paths,
@@ -53,6 +55,24 @@ def utf8_output() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def verify_command(bundle: Path | str, *, threads: int | None = None, out: TextIO | None = None) -> int:
+    """Verify a bundle's files, and that this machine answers for its golden frames as the lab did.
+
+    Raises:
+        BundleError: not a bundle, or one that was changed.
+        MismatchError: it answers otherwise.
+    """
+    from cvtune_edge.golden import check
+    from cvtune_edge.runtime import Bundle  # cv2 and onnxruntime: not for --help
+
+    model = Bundle(bundle, threads=threads, verify=False)
+    verified = model.verify()
+    check(verified, model.path)
+    count = len(model.manifest.files)
+    print(f"{count} of {count} files are as exported; {verified}", file=out or sys.stdout)
+    return 0
 
 
 def info_command(bundle: Path | str, *, json: bool = False, out: TextIO | None = None) -> int:
@@ -83,7 +103,7 @@ def _plain(value: Any) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cvtune-edge", description="Run a cvtune bundle; no torch needed.")
     parser.add_argument("--version", action="version", version=f"cvtune-edge {__version__}")
-    verbs = parser.add_subparsers(dest="command", required=True, metavar="predict|info")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="predict|verify|info")
     predict = verbs.add_parser("predict", help="classify images", description="Classify files and folders of images.")
     predict.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
     predict.add_argument("paths", metavar="PATH", nargs="+", help="an image or a folder of images")
@@ -93,7 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--untrusted", action="store_true", help="decode in child processes with limits of time and memory"
     )
-    info = verbs.add_parser("info", help="verify a bundle", description="Verify a bundle and show its manifest.")
+    verify = verbs.add_parser(
+        "verify",
+        help="does this machine answer as the lab did?",
+        description="Verify a bundle's files, and that this machine answers for its golden frames as the lab did.",
+    )
+    verify.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
+    verify.add_argument("--threads", type=_positive, metavar="N", help="threads inside one operator")
+    info = verbs.add_parser("info", help="show a bundle", description="Verify a bundle's files and show its manifest.")
     info.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
     info.add_argument("--json", action="store_true", help="the manifest as JSON")
     return parser

@@ -7,12 +7,14 @@ it is probable enough. Where an image may have several labels, each label is dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cvtune_edge.manifest import SEPARATOR
 
 REVIEW: Final = -1
 NEVER: Final = 2.0  # a limit that no probability reaches
@@ -82,14 +84,82 @@ class OperatingPoint:
         return decisions
 
     def is_strange(self, novelty: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-        """Whether distances [N] are beyond the limit, bool [N]; none is where there is no limit."""
+        """Whether distances [N] are beyond the limit or no numbers, bool [N]; none is where there is no limit."""
         limit = np.inf if self.novelty is None else self.novelty
-        strange: NDArray[np.bool_] = np.asarray(novelty, np.float64) > limit
-        return strange
+        known: NDArray[np.bool_] = np.asarray(novelty, np.float64) <= limit
+        return ~known
 
     def is_ok(self, decisions: Decisions) -> NDArray[np.bool_]:
         """Whether a decision is a good class, bool [N]."""
         return np.isin(decisions, self.ok)
+
+    def said(self, decision: NDArray[np.int64], classes: Sequence[str]) -> str:
+        """A decision in words: OK, "NG (dent)", a class, REVIEW.
+
+        Several labels are those that the image has, joined by ";"; unsure ones have a question mark.
+
+        Args:
+            decision: [], or [K] with several labels.
+            classes: K names.
+        """
+        if self.several:
+            marks = {1: "", REVIEW: "?"}
+            told = zip(classes, decision.tolist(), strict=True)
+            return SEPARATOR.join(name + marks[one] for name, one in told if one in marks)
+        if decision == REVIEW:
+            return "REVIEW"
+        name = classes[int(decision)]
+        return name if not self.ok else "OK" if int(decision) in self.ok else f"NG ({name})"
+
+    def reason(self, probabilities: Probabilities, novelty: float | None, classes: Sequence[str]) -> str:
+        """Why an image, or one of its labels, goes to REVIEW; empty where it does not.
+
+        Args:
+            probabilities: [K].
+            novelty: its distance.
+            classes: K names.
+        """
+        if self.novelty is not None and novelty is not None and self.is_strange(np.array([novelty]))[0]:
+            return f"never seen: distance {novelty:.3g}, known images are within {self.novelty:.3g}"
+        wide = probabilities.astype(np.float64)[None]
+        decision = self._several(wide)[0] if self.several else self._one(wide)
+        if self.several:
+            unsure = [k for k in range(len(classes)) if decision[k] == REVIEW]
+            shares = (self._between(f"{classes[k]} {wide[0, k]:.3g}", k) for k in unsure)
+            return "; ".join(shares)
+        if decision[0] != REVIEW:
+            return ""
+        if self.ok:
+            score, likely, _ = defect_scores(wide, self.ok)
+            return self._between(f"a defect {score[0]:.3g}", int(likely[0]))
+        likely = wide.argmax(axis=1)
+        return f"not sure enough: {classes[int(likely[0])]} {wide.max():.3g}, needs {self.reject[int(likely[0])]:.3g}"
+
+    def _between(self, what: str, k: int) -> str:
+        return f"between the limits: {what}, no below {self.accept[k]:.3g}, yes from {self.reject[k]:.3g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as the manifest has them."""
+        lists = {"ok": list(self.ok), "accept": list(self.accept), "reject": list(self.reject)}
+        return {**lists, "novelty": self.novelty, "several": self.several}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From :meth:`to_json`.
+
+        Raises:
+            ValueError: these are no limits.
+        """
+        try:
+            ok = tuple(int(position) for position in value["ok"])
+            accept, reject = (tuple(float(limit) for limit in value[name]) for name in ("accept", "reject"))
+            novelty = None if value["novelty"] is None else float(value["novelty"])
+            numbers = (*accept, *reject, *(() if novelty is None else (novelty,)))
+            if not np.isfinite(numbers).all():
+                raise ValueError("a limit that is not finite")
+            return cls(ok, accept, reject, novelty, several=bool(value["several"]))
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"no limits: {error!r}") from error
 
     def _several(self, wide: Wide) -> Decisions:
         unsure = np.where(wide < np.array(self.accept), 0, REVIEW)

@@ -3,6 +3,7 @@
     CvtuneError               exit code 2: the input is at fault, the message says where and the hint how to mend it
     |- ImageError             an image that cannot be read
     |- BundleError            a folder that is no bundle, or one whose files are not the ones that were exported
+    |- MismatchError          exit code 3: a bundle that answers otherwise on this machine than in the lab
     `- (cvtune.errors adds)   DataError, ConfigError, WeightsError, ModelError, RunError, GateError
 
 Every error carries what happened (with the path or the value), what was expected, and a hint that mends it.
@@ -43,3 +44,9 @@ class ImageError(CvtuneError):
 
 class BundleError(CvtuneError):
     """A folder that is not a cvtune bundle, or whose files were changed after the export."""
+
+
+class MismatchError(CvtuneError):
+    """A bundle that is whole, and answers otherwise on this machine than in the lab."""
+
+    exit_code = 3

@@ -13,21 +13,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cvtune_edge.errors import BundleError
 
-SCHEMA: Final = 2
-READABLE: Final = (1, 2)  # a bundle of schema 1 is one of 8 bits and of classes that exclude each other
+if TYPE_CHECKING:
+    from cvtune_edge.decision import OperatingPoint
+
+SCHEMA: Final = 3
+READABLE: Final = (1, 2, 3)  # schema 1: 8 bits, classes that exclude each other; before 3 a bundle does not decide
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 PIXEL_TYPES: Final = ("uint8", "uint16", "float32")
 SEPARATOR: Final = ";"  # between the labels of one image
+NOVELTY_KINDS: Final = ("knn", "mahalanobis")
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
 # Came within schema 2 and may be missing: what they say is in the graph too, readers that ignore them lose nothing.
 _LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": []}
+_SINCE_3: Final[Mapping[str, Any]] = {"limits": None, "novelty": None, "region": None, "targets": [], "training": ""}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
 _EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 
@@ -62,6 +67,13 @@ class Manifest:
         scales: of vector scaling (Guo et al. 2017), the factor of each of the K logits, for "single" after their mean
             was taken away; none where there is one temperature for all.
         shifts: what was added to each of the K logits after that; none likewise.
+        limits: by which the graph decides, as :meth:`cvtune_edge.decision.OperatingPoint.to_json` has them; None in
+            bundles before schema 3, which do not decide.
+        novelty: "kind" of the distance from what was trained on, "neighbours" that count and "points" to compare with;
+            None where the graph gives no distance.
+        region: x, y, width, height that the graph cuts out, the roi narrowed to what a mask leaves; None for all.
+        targets: what the limits were chosen for, "escape<=0.5%".
+        training: sha256 of what the model was made from: settings, images with their labels, and sides.
 
     Raises:
         BundleError: all wrong values at once.
@@ -89,11 +101,35 @@ class Manifest:
     thresholds: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     shifts: tuple[float, ...] = ()
+    limits: Mapping[str, Any] | None = None
+    novelty: Mapping[str, Any] | None = None
+    region: tuple[int, int, int, int] | None = None
+    targets: tuple[str, ...] = ()
+    training: str = ""
 
     def __post_init__(self) -> None:
         problems = _problems({name: getattr(self, name) for name in _CHECKS})
         if problems:
             raise _wrong("manifest", problems)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the graph gives decisions."""
+        return self.limits is not None
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The limits.
+
+        Raises:
+            BundleError: it is a bundle of an earlier schema, without any.
+        """
+        if self.limits is None:
+            raise BundleError(
+                f"bundle {self.name} does not decide: schema {self.schema} has probabilities alone",
+                hint="fit again with this version of cvtune, or use its probabilities",
+            )
+        return _point(self.limits)
 
     def to_json(self) -> dict[str, Any]:
         """A tree for `json.dump`, keys in the order of the attributes."""
@@ -117,7 +153,8 @@ class Manifest:
                 f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads {_SCHEMAS}",
                 hint="install the version of cvtune-edge that belongs to the cvtune that exported the bundle",
             )
-        tree = {**tree, **_SINCE_2, **_LATER} if tree["schema"] == 1 else {**_LATER, **tree}
+        later = {1: {**_SINCE_2, **_LATER, **_SINCE_3}, 2: _SINCE_3}.get(tree["schema"], {})
+        tree = {**_LATER, **tree, **later}
         values = {known.name: _tupled(tree[known.name]) for known in fields(cls) if known.name in tree}
         missing = [f"{known.name}: missing" for known in fields(cls) if known.name not in tree]
         problems = missing + _problems(values)
@@ -226,6 +263,48 @@ def _are_factors(value: Any) -> bool:
     return isinstance(value, tuple) and all(_is_finite(item) and item > 0 for item in value)
 
 
+def _point(limits: Mapping[str, Any]) -> OperatingPoint:
+    from cvtune_edge.decision import OperatingPoint  # numpy: `cvtune-edge --help` does without
+
+    return OperatingPoint.from_json(limits)
+
+
+def _are_limits(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return isinstance(value, Mapping) and _point(value) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _limits_fit(
+    schema: int, task: str, classes: tuple[str, ...], limits: Mapping[str, Any] | None, thresholds: tuple[float, ...]
+) -> bool:
+    if limits is None:
+        return schema < 3
+    several = task == "multi"
+    fit = len(limits["reject"]) == len(classes) and limits["several"] is several
+    return fit and (not several or tuple(limits["reject"]) == thresholds)
+
+
+def _is_novelty(value: Any) -> bool:
+    if value is None:
+        return True
+    counts = ("neighbours", "points")
+    return (
+        isinstance(value, Mapping)
+        and set(value) == {"kind", *counts}
+        and value["kind"] in NOVELTY_KINDS
+        and all(_is_whole(value[name]) for name in counts)
+        and value["neighbours"] <= value["points"]
+    )
+
+
+def _has_a_distance(limits: Mapping[str, Any] | None, novelty: Mapping[str, Any] | None) -> bool:
+    return limits is None or limits["novelty"] is None or novelty is not None
+
+
 def _one_each(
     classes: tuple[str, ...], temperature: float, scales: tuple[float, ...], shifts: tuple[float, ...]
 ) -> bool:
@@ -307,6 +386,11 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "thresholds": (_are_shares, "numbers from 0 to 1"),
     "scales": (_are_factors, "numbers above 0"),
     "shifts": (lambda value: isinstance(value, tuple) and all(map(_is_finite, value)), "finite numbers"),
+    "limits": (_are_limits, "positions of the good classes, limits to accept and to reject, novelty and several"),
+    "novelty": (_is_novelty, "null or a kind of distance, its neighbours and its points"),
+    "region": (lambda value: value is None or _are_whole(value, (0, 0, 1, 1)), "null or x, y, width, height"),
+    "targets": (lambda value: isinstance(value, tuple) and all(map(_is_text, value)), "texts"),
+    "training": (lambda value: isinstance(value, str), "a sha256, or nothing"),
 }
 
 _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
@@ -322,6 +406,11 @@ _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
         _one_each,
         "a scale and a shift for each class and the temperature 1, or none of them",
     ),
+    ("schema", "task", "classes", "limits", "thresholds"): (
+        _limits_fit,
+        "limits for each class, those to reject being the thresholds where the task is multi",
+    ),
+    ("limits", "novelty"): (_has_a_distance, "a distance where there is a limit of it"),
     ("task", "classes"): (
         lambda task, classes: task == "single" or not any(SEPARATOR in name for name in classes),
         f"names without '{SEPARATOR}', which stands between the labels of an image",

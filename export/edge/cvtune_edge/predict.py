@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cvtune_edge.errors import CvtuneError
 from cvtune_edge.files import find_images
-from cvtune_edge.results import Prediction, Unreadable
-from cvtune_edge.table import header, number, row
+from cvtune_edge.results import Decision, Prediction, Unreadable
+from cvtune_edge.table import decision_cells, header, number, row
 
 if TYPE_CHECKING:
     from _csv import Writer
 
     import numpy as np
 
+    from cvtune_edge.runtime import Bundle
+
 EXIT_UNREADABLE: Final = 4
+_FEW: Final = 20  # different decisions that are counted aloud at the end
 _NO_LABEL: Final = "-"  # in a line for people, where nothing between two spaces would be overlooked
 
 
@@ -36,7 +39,7 @@ def predict_command(
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Classify files and folders.
+    """Decide files and folders; a bundle that does not decide, of an earlier schema, classifies them.
 
     Args:
         bundle: the bundle's folder.
@@ -63,14 +66,15 @@ def predict_command(
     given = [Path(path) for path in paths]
     _check_exist(given)
     tally = _Tally()
-    with Bundle(bundle, threads=threads, untrusted=untrusted) as model, _table(csv, out, model.classes) as table:
-        for answer in model.stream(find_images(given, passed_over=tally.pass_over)):
+    with Bundle(bundle, threads=threads, untrusted=untrusted) as model, _table(csv, out, model) as table:
+        files = find_images(given, passed_over=tally.pass_over)
+        for answer in model.decisions(files) if model.manifest.decides else model.stream(files):
             tally.count(answer)
             if isinstance(answer, Unreadable):
                 print(f"unreadable: {answer.path}: {answer.reason}", file=err)
                 continue
             if table is not None:
-                table.writerow(row(answer))
+                table.writerow(_cells(answer))
             if csv != "-":
                 multi = model.manifest.task == "multi"
                 print(_json_line(answer, model.classes, multi=multi) if json else _plain_line(answer), file=out)
@@ -83,14 +87,18 @@ class _Tally:
     def __init__(self) -> None:
         self.seen = self.unreadable = self.passed_over = 0
         self.notes: Counter[str] = Counter()
+        self.said: Counter[str] = Counter()
 
     def pass_over(self, _: Path) -> None:
         self.passed_over += 1
 
-    def count(self, answer: Prediction | Unreadable) -> None:
+    def count(self, answer: Decision | Prediction | Unreadable) -> None:
         self.seen += 1
         if isinstance(answer, Unreadable):
             self.unreadable += 1
+        elif isinstance(answer, Decision):
+            self.notes.update(answer.prediction.notes)
+            self.said[answer.said] += 1
         else:
             self.notes.update(answer.notes)
 
@@ -98,6 +106,9 @@ class _Tally:
         if not self.seen:
             named = ", ".join(path.as_posix() for path in paths)
             raise CvtuneError(f"no image in {named}", hint="JPEG, PNG, BMP, TIFF, WebP, GIF and PPM files are read")
+        if len(self.said) <= _FEW:
+            for said, count in sorted(self.said.items()):
+                print(f"{said or _NO_LABEL}: {count} of {self.seen} images", file=err)
         for note, count in sorted(self.notes.items()):
             print(f"{count} of {self.seen} images: {note}", file=err)
         if self.passed_over:
@@ -114,12 +125,12 @@ def _check_exist(paths: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _table(csv: str | None, out: TextIO, classes: Sequence[str]) -> Iterator[Writer | None]:
+def _table(csv: str | None, out: TextIO, model: Bundle) -> Iterator[Writer | None]:
     """Opened before the first image: a table that cannot be written is known at once."""
     if csv is None:
         yield None
     elif csv == "-":
-        yield _headed(out, classes)
+        yield _headed(out, model)
     else:
         try:
             # surrogateescape: a file name that is no UTF-8 keeps its bytes
@@ -127,24 +138,36 @@ def _table(csv: str | None, out: TextIO, classes: Sequence[str]) -> Iterator[Wri
         except OSError as error:
             raise CvtuneError(f"{csv}: cannot be written ({error.strerror})", hint="name another file") from error
         with handle:
-            yield _headed(handle, classes)
+            yield _headed(handle, model)
 
 
-def _headed(handle: TextIO, classes: Sequence[str]) -> Writer:
+def _headed(handle: TextIO, model: Bundle) -> Writer:
     table = csv_module.writer(handle, lineterminator="\n")
-    table.writerow(header(classes))
+    table.writerow(header(model.classes, decided=model.manifest.decides))
     return table
 
 
-def _plain_line(answer: Prediction) -> str:
-    return f"{answer.path}  {answer.label or _NO_LABEL}  {answer.probability:.3f}"
+def _cells(answer: Decision | Prediction) -> list[str]:
+    return [*row(answer.prediction), *decision_cells(answer)] if isinstance(answer, Decision) else row(answer)
 
 
-def _json_line(answer: Prediction, classes: Sequence[str], *, multi: bool) -> str:
-    shares = {name: _short(p) for name, p in zip(classes, answer.probabilities, strict=True)}
-    tree: dict[str, Any] = {"path": answer.path, "label": answer.label, "probability": _short(answer.probability)}
+def _plain_line(answer: Decision | Prediction) -> str:
+    label = f"{answer.label or _NO_LABEL}  {answer.probability:.3f}"
+    if not isinstance(answer, Decision):
+        return f"{answer.path}  {label}"
+    return f"{answer.path}  {answer.said or _NO_LABEL}  {label}" + (f"  ({answer.reason})" if answer.reason else "")
+
+
+def _json_line(answer: Decision | Prediction, classes: Sequence[str], *, multi: bool) -> str:
+    said = answer.prediction if isinstance(answer, Decision) else answer
+    tree: dict[str, Any] = {"path": said.path}
+    if isinstance(answer, Decision):
+        tree |= {"said": answer.said, "decision": answer.decision, "ok": answer.ok, "reason": answer.reason}
+        tree["novelty"] = None if answer.novelty is None else _short(answer.novelty)
+    tree |= {"label": said.label, "probability": _short(said.probability)}
     if multi:
-        tree["labels"] = answer.labels
+        tree["labels"] = said.labels
+    shares = {name: _short(p) for name, p in zip(classes, said.probabilities, strict=True)}
     return dumps({**tree, "probabilities": shares})  # ASCII: valid JSON whatever bytes the file's name holds
 
 

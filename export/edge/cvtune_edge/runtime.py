@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvtune_edge.decode import Frame, ReadOptions, read_bytes, read_image
 from cvtune_edge.errors import BundleError, CvtuneError, ImageError
+from cvtune_edge.golden import Verified, check, verify
 from cvtune_edge.manifest import MODEL_FILE, SEPARATOR, Manifest, load_manifest
-from cvtune_edge.results import Prediction, Unreadable, has_labels
+from cvtune_edge.results import Decision, Prediction, Unreadable, has_labels
 from cvtune_edge.session import SESSION_ERRORS, open_session
 
 if TYPE_CHECKING:
     from cvtune_edge.child import DecoderPool
+    from cvtune_edge.decision import OperatingPoint
 
-__all__ = ["Bundle", "Prediction", "Unreadable"]
+__all__ = ["Bundle", "Decision", "Prediction", "Unreadable"]
 
-_TENSORS: Final = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
+_TENSORS: Final = {
+    "uint8": "tensor(uint8)",
+    "uint16": "tensor(uint16)",
+    "float32": "tensor(float)",
+    "int64": "tensor(int64)",
+    "bool": "tensor(bool)",
+}
 
 
 class Bundle:
@@ -37,6 +45,7 @@ class Bundle:
         untrusted: decode files in child processes, with limits of time and memory for each file.
         options: limits for files, their pixels, bytes and formats. What decides values, the type of the pixels and the
             background, is the bundle's own in any case.
+        verify: ask about the bundle's golden frames first; a machine that answers otherwise than the lab is refused.
 
     Attributes:
         path: the folder.
@@ -46,6 +55,7 @@ class Bundle:
 
     Raises:
         BundleError: not a bundle, changed after the export, or a model that is not what the manifest says.
+        MismatchError: this machine answers otherwise than the lab.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Bundle:
         threads: int | None = None,
         untrusted: bool = False,
         options: ReadOptions | None = None,
+        verify: bool = True,
     ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = load_manifest(self.path)
@@ -63,6 +74,8 @@ class Bundle:
         self.reading = replace(options or own, pixels=own.pixels, background=own.background)
         self._session = _open(self.path / MODEL_FILE, self.manifest, threads)
         self._children = _start_pool(self.reading) if untrusted else None
+        if verify:
+            check(self.verify(), self.path)
 
     def close(self) -> None:
         """End the child processes of an untrusted bundle; the next file would start new ones."""
@@ -74,6 +87,10 @@ class Bundle:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def verify(self) -> Verified:
+        """Ask about the golden frames, and say how this machine answers."""
+        return verify(self.path, frozenset(self.manifest.files), self.predict)
 
     def predict(self, image: NDArray[Any] | Path | str, *, embedding: bool = False) -> Prediction:
         """Classify one image.
@@ -89,7 +106,40 @@ class Bundle:
         """
         if isinstance(image, np.ndarray):
             return self._answer(Frame(image), "", embedding)
-        return self._answer(self._read(image), Path(image).as_posix(), embedding)
+        return self._answer(self.read(image), Path(image).as_posix(), embedding)
+
+    @overload
+    def decide(self, image: NDArray[Any] | Path | str) -> Decision: ...
+
+    @overload
+    def decide(self, image: Sequence[NDArray[Any]] | Sequence[Path] | list[str]) -> list[Decision]: ...
+
+    def decide(
+        self, image: NDArray[Any] | Path | str | Sequence[NDArray[Any]] | Sequence[Path] | list[str]
+    ) -> Decision | list[Decision]:
+        """Decide one image, or each of several: OK, NG (class), REVIEW, by the limits in the bundle.
+
+        Args:
+            image: as for :meth:`predict`, or a list of such; frames [N, H, W, 3] as `list(frames)`.
+
+        Raises:
+            BundleError: the bundle is of an earlier schema, which does not decide.
+            ImageError: as for :meth:`predict`.
+        """
+        point = self.manifest.point
+        if isinstance(image, np.ndarray | Path | str):
+            return _decided(self.predict(image), point, self.classes)
+        return [_decided(self.predict(one), point, self.classes) for one in image]
+
+    def decisions(self, paths: Iterable[Path | str], *, workers: int = 2) -> Iterator[Decision | Unreadable]:
+        """Decide files as they come, as :meth:`stream` reads them.
+
+        Raises:
+            BundleError: the bundle is of an earlier schema, which does not decide.
+        """
+        point = self.manifest.point
+        for answer in self.stream(paths, workers=workers):
+            yield answer if isinstance(answer, Unreadable) else _decided(answer, point, self.classes)
 
     def stream(
         self, paths: Iterable[Path | str], *, workers: int = 2, embedding: bool = False
@@ -106,13 +156,18 @@ class Bundle:
         waiting: deque[tuple[str, Future[Frame]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="cvtune-decode") as pool:
             for path in paths:
-                waiting.append((Path(path).as_posix(), pool.submit(self._read, path)))
+                waiting.append((Path(path).as_posix(), pool.submit(self.read, path)))
                 if len(waiting) > workers:
                     yield self._next(*waiting.popleft(), embedding)
             while waiting:
                 yield self._next(*waiting.popleft(), embedding)
 
-    def _read(self, path: Path | str) -> Frame:
+    def read(self, path: Path | str) -> Frame:
+        """A file as this bundle takes it, decoded in a child process where it is untrusted.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         if self._children is None:
             return read_image(path, self.reading)
         return self._children.decode(read_bytes(path, self.reading), Path(path).as_posix())
@@ -125,7 +180,8 @@ class Bundle:
 
     def _answer(self, frame: Frame, path: str, embedding: bool) -> Prediction:
         _check_frame(frame.pixels, self.manifest, path or "image")
-        probabilities, *rest = self._run(frame.pixels, path, embedding)
+        answer = self._run(frame.pixels, path, embedding)
+        probabilities = answer["probabilities"]
         if not np.isfinite(probabilities).all():
             raise CvtuneError(
                 f"{path or 'image'}: the model of {self.path.as_posix()} answers with numbers that are not finite",
@@ -137,9 +193,11 @@ class Bundle:
             label=SEPARATOR.join(labels) if self.manifest.task == "multi" else labels[0],
             probability=float(probabilities.max()),
             probabilities=probabilities,
-            embedding=rest[0] if rest else None,
+            embedding=answer.get("embedding"),
             notes=frame.notes,
             labels=labels,
+            novelty=float(answer["novelty"]) if "novelty" in answer else None,
+            decision=answer.get("decision"),
         )
 
     def _labels(self, probabilities: NDArray[np.float32]) -> tuple[str, ...]:
@@ -148,14 +206,28 @@ class Bundle:
         reached = has_labels(probabilities, self.manifest.thresholds)
         return tuple(name for name, has in zip(self.classes, reached, strict=True) if has)
 
-    def _run(self, pixels: NDArray[Any], path: str, embedding: bool) -> list[NDArray[np.float32]]:
-        outputs = ["probabilities", "embedding"] if embedding else ["probabilities"]
+    def _run(self, pixels: NDArray[Any], path: str, embedding: bool) -> dict[str, NDArray[Any]]:
+        """The graph's outputs of one frame, without the batch."""
+        asked = [name for name in _outputs(self.manifest) if name not in ("ok", *(() if embedding else ("embedding",)))]
         try:
-            return [answer[0] for answer in self._session.run(outputs, {"image": pixels[None]})]  # [K], [D]
+            answers = self._session.run(asked, {"image": pixels[None]})
         except SESSION_ERRORS as error:  # memory, mostly: one huge frame must not stop the stream
             height, width = pixels.shape[:2]
             reason = f"the model cannot run on {width} x {height} pixels ({str(error).splitlines()[0]})"
             raise ImageError(path or "image", reason) from error
+        return {name: answer[0] for name, answer in zip(asked, answers, strict=True)}
+
+
+def _decided(answer: Prediction, point: OperatingPoint, classes: Sequence[str]) -> Decision:
+    assert answer.decision is not None
+    decision = tuple(answer.decision.tolist()) if answer.decision.ndim else int(answer.decision)
+    return Decision(
+        prediction=answer,
+        said=point.said(answer.decision, classes),
+        decision=decision,
+        ok=decision in point.ok if point.ok else None,
+        reason=point.reason(answer.probabilities, answer.novelty, classes),
+    )
 
 
 def _start_pool(reading: ReadOptions) -> DecoderPool:
@@ -190,18 +262,35 @@ def _contract_problems(session: Any, manifest: Manifest) -> list[str]:
         pixels = manifest.reading["pixels"]
         if kind != _TENSORS[pixels] or len(shape) != 4 or shape[3] != 3:
             problems.append(f"{name} is {kind} {shape}, expected {pixels} [N, H, W, 3]")
-    for name, width in (("probabilities", len(manifest.classes)), ("embedding", manifest.embedding)):
+    for name, (wanted, form) in _outputs(manifest).items():
         kind, shape = outputs.get(name, ("missing", []))
         # a width that the exporter left open is a name here, and is checked on no image
-        if kind != "tensor(float)" or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
-            problems.append(f"{name} is {kind} {shape}, expected float32 [N, {width}]")
+        fits = all(width == found or not isinstance(found, int) for width, found in zip(form, shape[1:], strict=False))
+        if kind != _TENSORS[wanted] or len(shape) != 1 + len(form) or not fits:
+            problems.append(f"{name} is {kind} {shape}, expected {wanted} [{', '.join(('N', *map(str, form)))}]")
     return problems + _metadata_problems(session.get_modelmeta().custom_metadata_map, manifest)
+
+
+def _outputs(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and widths behind N of everything that the graph gives."""
+    k = len(manifest.classes)
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {
+        "probabilities": ("float32", (k,)),
+        "embedding": ("float32", (manifest.embedding,)),
+    }
+    if manifest.novelty is not None:
+        outputs["novelty"] = ("float32", ())
+    if manifest.limits is not None:
+        outputs["decision"] = ("int64", (k,) if manifest.task == "multi" else ())
+        if manifest.limits["ok"]:
+            outputs["ok"] = ("bool", ())
+    return outputs
 
 
 def _metadata_problems(told: Mapping[str, str], manifest: Manifest) -> list[str]:
     """The model says some things too, for those who have it without the manifest; it must not say others."""
     problems = []
-    for name in ("classes", "reading", "window", "task", "thresholds"):
+    for name in ("classes", "reading", "window", "task", "thresholds", "limits", "targets"):
         ours = getattr(manifest, name)
         ours = ours if name == "task" else json.loads(json.dumps(ours))  # lists for tuples
         if name in told and (told[name] if name == "task" else _parsed(told[name])) != ours:
