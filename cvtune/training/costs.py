@@ -65,6 +65,7 @@ class CostTable:
         cores: that the network takes.
         half: the groups learn in bfloat16, which is faster.
         frozen: how they run frozen.
+        answer: seconds an image for an answer of the whole network, as torch gives it in float32.
     """
 
     groups: tuple[GroupCost, ...]
@@ -73,6 +74,7 @@ class CostTable:
     cores: int = 1
     half: bool = False
     frozen: Frozen = "float32"
+    answer: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -117,25 +119,27 @@ def measure_groups(
     augmenting = _augmenting(transform, sample[:_AUGMENTED], window, clock)
     bench = _Bench(classifier, clock, frozen_depthwise=frozen_depthwise)
     with torch.random.fork_rng(devices=[bench.device] if bench.device.type == "cuda" else []):
-        inputs, frozen = _frozen(bench, normalize, sample, _formats(bfloat16))
+        inputs, frozen, answer = _frozen(bench, normalize, sample, _formats(bfloat16))
         groups, half = _learning(bench, inputs, _formats(bfloat16), until)
         head = bench.head(len(sample))
-    return CostTable(groups, head, augmenting, torch.get_num_threads(), half, frozen)
+    return CostTable(groups, head, augmenting, torch.get_num_threads(), half, frozen, answer)
 
 
 _Inputs = list[tuple[Tensor, GroupCost]]  # what comes before each group, [B, ...], and the group
 
 
-def _frozen(bench: _Bench, normalize: Normalize, sample: Tensor, formats: Sequence[bool]) -> tuple[_Inputs, Frozen]:
-    """Each group as it runs frozen, by the fastest way."""
+def _frozen(
+    bench: _Bench, normalize: Normalize, sample: Tensor, formats: Sequence[bool]
+) -> tuple[_Inputs, Frozen, float]:
+    """Each group as it runs frozen, by the fastest way, and the seconds of all by the first."""
     timed = [bench.frozen(normalize, sample, half) for half in formats]
     totals = [sum(cost.forward for _, cost in row) for row in timed]
     best = int(_faster(*totals))
     inputs, quicker = timed[best], bench.engine(normalize, sample)
     if not _faster(totals[best], quicker):
-        return inputs, _HOW[best]
+        return inputs, _HOW[best], totals[0]
     share = quicker / totals[best]
-    return [(x, replace(cost, forward=share * cost.forward)) for x, cost in inputs], "onnxruntime"
+    return [(x, replace(cost, forward=share * cost.forward)) for x, cost in inputs], "onnxruntime", totals[0]
 
 
 def _learning(

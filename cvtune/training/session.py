@@ -181,8 +181,8 @@ class Session:
         results: what `stages` has yielded.
         deadline: `time.monotonic()` at which training ends.
         exporting: seconds that exporting a model took, as far as that does not depend on what was trained.
-        compared: images that are shown once more to a model that was trained, when it is exported.
-        forward: seconds that showing it one takes, 0 before that is measured.
+        compared: training images that are shown once more to a model that was trained, when it is exported.
+        answer: seconds that its answer for one takes, 0 before that is measured.
         ledger: finished stages, which are not run again; None keeps none.
         store: checkpoints of a stage; None keeps none.
         best_val: float32 [n_val, K], logits of the best model so far.
@@ -209,7 +209,7 @@ class Session:
     deadline: float = math.inf
     exporting: float = 0.0
     compared: int = 0
-    forward: float = 0.0
+    answer: float = 0.0
     ledger: Ledger | None = None
     store: Callable[[str], Store | None] = lambda name: None
     best_val: Floats | None = None
@@ -218,8 +218,8 @@ class Session:
 
     @property
     def reserve(self) -> float:
-        """Seconds kept free before the deadline, to export a model."""
-        return self.exporting + self.compared * self.forward
+        """Seconds kept free before the deadline: answers of a trained model for what is held back, and its export."""
+        return self.exporting + (len(self.material.held) + self.compared) * self.answer
 
     @property
     def seconds(self) -> float:

@@ -149,6 +149,7 @@ def _cuts(session: Session) -> CutPlan:
             transform=session.views.transform,
             window=material.window,
         )
+        session.answer = costs.answer
         limits = Limits(
             images=len(material.train),
             val_images=len(material.val),
@@ -167,7 +168,7 @@ def _cuts(session: Session) -> CutPlan:
         return plan_cuts(costs, limits, group=asked).to_json()
 
     plan = CutPlan.from_json(session.choose("cuts", measure))
-    session.forward = sum(group.forward for group in plan.costs.groups)
+    session.answer = plan.costs.answer
     session.told("cuts", plan.reason)
     return plan
 
