@@ -154,8 +154,9 @@ def export_bundle(
 def _by_torch(product: Product, classifier: Classifier, pixels: NDArray[Any]) -> Said:
     """What the trained network says of pixels [N, 3, S, S]."""
     pre = product.preprocessing
-    logits, embeddings = classifier.parts(Normalize(pre.mean, pre.std, pre.window)(torch.from_numpy(pixels)))
-    return product.said(logits.numpy(), embeddings.numpy())
+    x = Normalize(pre.mean, pre.std, pre.window)(torch.from_numpy(pixels))
+    logits, embeddings = classifier.parts(x.to(next(classifier.parameters()).device))
+    return product.said(logits.float().cpu().numpy(), embeddings.float().cpu().numpy())
 
 
 def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
