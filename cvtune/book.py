@@ -34,7 +34,7 @@ from cvtune.rundir import COMPLETE, RunDir, Terminated, write_bytes, write_json,
 from cvtune.steps import Crossed, Data, Evidence, FinalFit, Shown, Strange, wants_final
 from cvtune.summary import Findings, bundle_line
 from cvtune.training.checkpoint import sweep
-from cvtune.training.session import Floats, StageResult
+from cvtune.training.session import Answers, Floats, StageResult
 
 CURVES = "stage,epoch,step,train_loss,val_loss,val_balanced_accuracy,learning_rate"
 
@@ -101,8 +101,8 @@ class Book:
         self.console.step(stage.name, text, more=(stage.reason,) if len(self._stages) > 1 else ())
         if stage.picked:
             self.console.detail(stage.name, f"log-loss on val of the {stage.picked}")
-        if stage.kept and stage.logits is not None and stage.embeddings is not None:
-            self._ship(stage, classifier, stage.logits, stage.embeddings)
+        if stage.kept and stage.answers is not None:
+            self._ship(stage, classifier, stage.answers)
 
     def add_final(self, final: FinalFit) -> None:
         """The model that was trained on all images but the test ones takes the place of the one before.
@@ -173,10 +173,10 @@ class Book:
         write_json(self.run.stages, self._stages)
         write_text(self.run.curves, "\n".join(self._curves) + "\n")
 
-    def _ship(self, stage: StageResult, classifier: Classifier, logits: Floats, embeddings: Floats) -> None:
-        calibration, point = self._calibrate(logits)
+    def _ship(self, stage: StageResult, classifier: Classifier, said: Answers) -> None:
+        calibration, point = self._calibrate(said.logits)
         self._frozen, self._shipped = stage.plan is None, classifier
-        self._strange = self._compare(classifier, embeddings)
+        self._strange = self._compare(classifier, said.embeddings)
         if self._strange and math.isfinite(limit := self._strange.study.limit):
             notes = (*point.notes, str(self._strange.study))
             point = replace(point, limits=replace(point.limits, novelty=limit), notes=notes)
@@ -185,8 +185,8 @@ class Book:
             self.run.bundle,
             product,
             classifier,
-            logits=logits,
-            embeddings=embeddings,
+            logits=said.logits,
+            embeddings=said.embeddings,
             root=self.data.index.root,
             paths=[self._paths[row] for row in self.held],
             untrusted=self.config.data.untrusted,
@@ -205,7 +205,7 @@ class Book:
         figures = {side: metrics.to_json() for side, metrics in self._metrics.items()}
         decisions = {side: found.to_json() for side, found in self._decided.items()}
         about = {"model": stage.name, "task": self._task.name}
-        honesty = self._reliability(logits)
+        honesty = self._reliability(said.logits)
         write_json(self.run.metrics, {**about, **figures, "decisions": decisions, "reliability": honesty})
         of = self._metrics.get("test") or self._metrics["folds"]
         self.console.detail("exported", f"{stage.name}: {of.accuracy} images right")

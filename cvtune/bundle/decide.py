@@ -66,18 +66,10 @@ def _distance(build: Nodes, novelty: Novelty) -> str:
     own = build("ReduceSumSquare", [z, one], keepdims=1)  # (N, 1)
     across = build("MatMul", [z, build.constant(np.ascontiguousarray(-2 * novelty.points.T))])  # (N, m)
     squares = build("Add", [build("Add", [own, across]), build.constant((novelty.points**2).sum(axis=1))])
-    output = f"{_PREFIX}_nearest"
-    build.nodes.append(
-        helper.make_node(
-            "TopK",
-            [squares, build.ints(novelty.neighbours)],
-            [output, f"{output}_places"],
-            name=f"{_PREFIX}_topk",
-            largest=0,
-            sorted=0,
-        )
-    )
-    roots = build("Sqrt", [build("Max", [output, build.constant(np.array(0, np.float32))])])
+    nearest = f"{_PREFIX}_nearest"
+    count = build.ints(novelty.neighbours)
+    build.node("TopK", [squares, count], nearest, f"{nearest}_places", largest=0, sorted=0)
+    roots = build("Sqrt", [build("Max", [nearest, build.constant(np.array(0, np.float32))])])
     return build("ReduceMean", [roots, one], keepdims=0)
 
 

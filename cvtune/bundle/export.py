@@ -66,6 +66,12 @@ class Product:
     training: str = ""
 
     @property
+    def normalize(self) -> Normalize:
+        """Pixels to the network's input."""
+        pre = self.preprocessing
+        return Normalize(pre.mean, pre.std, pre.window)
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
         """Of the K labels, the probability from which on an image has one; for "multi" alone."""
         return self.point.reject if self.point.several else ()
@@ -153,8 +159,7 @@ def export_bundle(
 @torch.inference_mode()
 def _by_torch(product: Product, classifier: Classifier, pixels: NDArray[Any]) -> Said:
     """What the trained network says of pixels [N, 3, S, S]."""
-    pre = product.preprocessing
-    x = Normalize(pre.mean, pre.std, pre.window)(torch.from_numpy(pixels))
+    x = product.normalize(torch.from_numpy(pixels))
     logits, embeddings = classifier.parts(x.to(next(classifier.parameters()).device))
     return product.said(logits.float().cpu().numpy(), embeddings.float().cpu().numpy())
 
@@ -165,7 +170,7 @@ def _write(folder: Path, product: Product, classifier: Classifier) -> Manifest:
     manifest = _manifest(product, classifier.backbone.width)  # first: it refuses what does not go together
     model = build_model(
         pre,
-        Normalize(pre.mean, pre.std, pre.window),
+        product.normalize,
         classifier,
         calibration=product.calibration,
         metadata=_metadata(product),

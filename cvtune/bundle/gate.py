@@ -255,10 +255,9 @@ def _shapes(pre: Preprocessing) -> Iterator[tuple[int, int, int]]:
     if pre.frame_size is not None:
         yield from ((1, *pre.frame_size), (SEVERAL, *pre.frame_size))
         return
-    x, y, width, height = pre.roi or (0, 0, 1, 1)
-    least = (y + height, x + width)
-    for n, *size in ((1, 1, 1), (1, 3000, 4000), (1, 1200, 30), (SEVERAL, 97, 53)):
-        yield n, max(size[0], least[0]), max(size[1], least[1])
+    least = pre.least_frame
+    for n, height, width in ((1, 1, 1), (1, 3000, 4000), (1, 1200, 30), (SEVERAL, 97, 53)):
+        yield n, max(height, least[0]), max(width, least[1])
 
 
 def _pattern(n: int, height: int, width: int, pre: Preprocessing) -> NDArray[Any]:

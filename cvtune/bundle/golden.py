@@ -110,10 +110,7 @@ def _frames(
     bundle: Bundle, pre: Preprocessing, root: Path, paths: Sequence[str], picks: Iterable[Pick]
 ) -> Iterator[tuple[NDArray[Any], Kind]]:
     """The drawn ones first: where frames are large, there is room for a few only."""
-    height, width = pre.frame_size or (SIDE, SIDE)
-    if pre.frame_size is None and pre.roi is not None:
-        x, y, w, h = pre.roi
-        height, width = y + h, x + w
+    height, width = (SIDE, SIDE) if pre.region is None else pre.least_frame
     dice = np.random.default_rng(0)
     low, high = pre.window or (0, 255)
     noise = low + dice.random((height, width, 3)) * (high - low)

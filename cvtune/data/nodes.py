@@ -23,10 +23,10 @@ class Nodes:
         self.constants: list[onnx.TensorProto] = []
         self._prefix = prefix
 
-    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        """A node whose output has a name of its own."""
+    def node(self, kind: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> None:
+        """A node whose outputs have names of their own."""
         name = f"{self._prefix}_{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, **attributes))
 
     def __call__(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """A node; returns the name of its output."""

@@ -112,6 +112,12 @@ class Preprocessing:
         return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
     @property
+    def least_frame(self) -> tuple[int, int]:
+        """(H, W) of the smallest frame that can be used."""
+        x, y, width, height = self.roi or (0, 0, 1, 1)
+        return self.frame_size or (y + height, x + width)
+
+    @property
     def reading(self) -> ReadOptions:
         """How files are decoded to become frames for the graph."""
         return ReadOptions(pixels=self.pixels, background=self.background)

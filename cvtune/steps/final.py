@@ -153,13 +153,13 @@ def _fold(
     recipe = {one.name: one.recipe.scaled(len(train) / len(session.material.train)) for one in kept[1:]}
     other = _other(lab, session, part, recipe)
     last = _last(other)
-    if last is None or last.logits is None or last.embeddings is None:
+    if last is None or last.answers is None:
         return None
-    shown = Shown(train, held, held, last.embeddings)
+    logits, shown = last.answers.logits, Shown(train, held, held, last.answers.embeddings)
     trial = try_fold(lab, other.classifier.backbone, shown, frozen=last.plan is None)
     facts, tables = trial_tables(trial)
-    lab.ledger.write(name, {"kept": False, **facts}, {"held": last.logits, **tables})
-    return _Answered(last.logits, trial)
+    lab.ledger.write(name, {"kept": False, **facts}, {"held": logits, **tables})
+    return _Answered(logits, trial)
 
 
 def _other(lab: Lab, session: Session, material: Material, recipe: Mapping[str, Recipe]) -> Session:

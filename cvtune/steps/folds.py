@@ -113,11 +113,10 @@ def merged_trials(trials: Sequence[Trial | None], order: NDArray[np.int64]) -> T
 def _fold(lab: Lab, session: Session, rows: NDArray[np.int64]) -> _Fold:
     """Train all stages of a fold and ask the model that is kept about the rows that were held out."""
     kept = tuple(stage for stage in stages(session) if stage.kept)
-    last, held = kept[-1], session.material.held
-    assert last.logits is not None
-    assert last.embeddings is not None
-    logits = last.logits[np.searchsorted(held, rows)]
-    shown = Shown(session.material.train, rows, held, last.embeddings)
+    said, held = kept[-1].answers, session.material.held
+    assert said is not None
+    logits = said.logits[np.searchsorted(held, rows)]
+    shown = Shown(session.material.train, rows, held, said.embeddings)
     trial = try_fold(lab, session.classifier.backbone, shown, frozen=all(stage.plan is None for stage in kept))
     return _Fold(rows, logits, len(session.material.train), kept, *judged(lab.data.index, rows, logits), trial)
 

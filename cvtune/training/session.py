@@ -98,13 +98,25 @@ class Plan:
     small: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says of n images.
+
+    Attributes:
+        logits: float32 [n, K].
+        embeddings: float32 [n, D], what its head saw.
+    """
+
+    logits: Floats
+    embeddings: Floats
+
+
 @dataclass(frozen=True)
 class StageResult:
     """One stage that has ended.
 
     Attributes:
-        logits: float32 [len(held), K] of the model that stands after this stage; None where it was dropped.
-        embeddings: float32 [len(held), D], what its head saw; None likewise.
+        answers: for the held images, of the model that stands after this stage; None where it was dropped.
         plan: what was chosen before; None for the probe.
         best_step: after which the weights were kept.
         picked: which weights were taken, and the log-loss of each that could have been.
@@ -121,8 +133,7 @@ class StageResult:
     steps: int
     trainable: int
     epochs: tuple[Epoch, ...] = ()
-    logits: Floats | None = None
-    embeddings: Floats | None = None
+    answers: Answers | None = None
     plan: Plan | None = None
     best_step: int = 0
     picked: str = ""

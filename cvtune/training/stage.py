@@ -21,7 +21,7 @@ from cvtune.training.checkpoint import Unit
 from cvtune.training.datamodule import PixelDataModule, PixelDataset, StageData
 from cvtune.training.mixing import Mixing, when
 from cvtune.training.module import FineTuner
-from cvtune.training.session import Floats, Ints, Plan, Recipe, Session, StageResult
+from cvtune.training.session import Answers, Floats, Ints, Plan, Recipe, Session, StageResult
 from cvtune.training.trainer import Epoch, train_stage
 from cvtune.training.trials import validation_loss
 from cvtune.training.views import Side
@@ -64,7 +64,6 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
     val = answers(session, candidate, session.material.val)
     verdict = session.judge(val.logits, session.best_val)
     learnt = [name for name, parameter in candidate.named_parameters() if parameter.requires_grad]
-    held = _held(session, candidate, val) if verdict.keep else None
     result = StageResult(
         name,
         verdict.keep,
@@ -75,8 +74,7 @@ def run_stage(session: Session, name: str, stage: StageConfig, plan: Plan) -> St
         steps=trained.rows[-1].step if trained.rows else trained.best_step,
         trainable=sum(candidate.get_parameter(name).numel() for name in learnt),
         epochs=trained.rows,
-        logits=held.logits if held else None,
-        embeddings=held.embeddings if held else None,
+        answers=_held(session, candidate, val) if verdict.keep else None,
         plan=plan,
         best_step=trained.best_step,
         picked=taken.text,
@@ -144,14 +142,6 @@ def stage_data(session: Session, plan: Plan) -> StageData:
         workers=config.train.workers,
         **how,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """Of n images: logits float32 [n, K], and embeddings float32 [n, D]."""
-
-    logits: Floats
-    embeddings: Floats
 
 
 def answers(session: Session, classifier: Classifier, rows: Ints) -> Answers:
@@ -238,12 +228,12 @@ def _take_over(session: Session, candidate: Classifier, val: Floats) -> None:
 def _write(session: Session, result: StageResult, val: Floats, state: Mapping[str, Tensor]) -> None:
     assert session.ledger is not None
     facts = {
-        **asdict(replace(result, logits=None, embeddings=None, epochs=())),
+        **asdict(replace(result, answers=None, epochs=())),
         "epochs": [asdict(row) for row in result.epochs],
     }
     tables: dict[str, Any] = {f"weights/{name}": value for name, value in state.items()}
-    if result.logits is not None and result.embeddings is not None:
-        tables |= {"val": val, "held": result.logits, "embeddings": result.embeddings}
+    if result.answers is not None:
+        tables |= {"val": val, "held": result.answers.logits, "embeddings": result.answers.embeddings}
     session.ledger.write(result.name, facts, tables)
 
 
@@ -259,7 +249,7 @@ def _restored(session: Session, unit: Unit) -> StageResult:
     _take_over(session, candidate.eval(), unit.array("val"))
     if superseded(session, unit.name):
         return result
-    return replace(result, logits=unit.array("held"), embeddings=unit.array("embeddings"))
+    return replace(result, answers=Answers(unit.array("held"), unit.array("embeddings")))
 
 
 def superseded(session: Session, name: str) -> bool:

@@ -25,7 +25,7 @@ from cvtune.training.cuts import LOOKS_AFTER, Cut, CutPlan, Limits, look_seconds
 from cvtune.training.hardware import device_of, has_fast_bfloat16
 from cvtune.training.module import STRIDE, mean_area
 from cvtune.training.probe import ProbeFit, fit_probe
-from cvtune.training.session import Choices, Floats, Ints, Plan, Recipe, Session, StageResult
+from cvtune.training.session import Answers, Choices, Floats, Ints, Plan, Recipe, Session, StageResult
 from cvtune.training.stage import LOOKED_AT, new_candidate, new_tuner, run_stage, stage_data, superseded
 from cvtune.training.trials import FACTORS, StepCost, fitting_batch, probe_rates, sprint, step_cost
 from cvtune.training.views import Interrupted, storage_of
@@ -321,8 +321,7 @@ def run_probe(session: Session) -> StageResult:
         time.monotonic() - started,
         steps=0,
         trainable=sum(p.numel() for p in fit.head.parameters()),
-        logits=None if held is None else logits[held],
-        embeddings=None if held is None else own[held],
+        answers=None if held is None else Answers(logits[held], own[held]),
     )
 
 

@@ -126,7 +126,8 @@ def test_what_a_person_reads(make: Make) -> None:
     assert any(said.startswith("NG (") for said in seen)
     assert seen["REVIEW"].decision == REVIEW
     assert seen["REVIEW"].reason.startswith("between the limits: a defect 0.")
-    assert point.reason(np.array([0.2, 0.5, 0.3], np.float32), None, CLASSES) == ""
+    ng = np.array([0.2, 0.5, 0.3], np.float32)
+    assert point.reason(point.decide(ng[None])[0], ng, None, CLASSES) == ""
 
 
 def test_far_images_are_said_to_be_far(make: Make) -> None:

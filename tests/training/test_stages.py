@@ -157,11 +157,10 @@ def test_the_probe_says_what_it_found(make_session: MakeSession) -> None:
     assert probe.trainable == 4 * (session.classifier.backbone.width + 1)
     assert equal(clone_state(session.classifier.backbone), backbone)
     said = answers(session, session.classifier, session.material.held)
-    assert probe.logits is not None
-    assert probe.embeddings is not None
+    assert probe.answers is not None
     assert said.logits.shape == (40, 4)
-    np.testing.assert_allclose(probe.logits, said.logits, atol=1e-4)
-    np.testing.assert_allclose(probe.embeddings, said.embeddings, atol=1e-4)
+    np.testing.assert_allclose(probe.answers.logits, said.logits, atol=1e-4)
+    np.testing.assert_allclose(probe.answers.embeddings, said.embeddings, atol=1e-4)
 
 
 def test_a_dropped_stage_leaves_no_trace(make_session: MakeSession) -> None:
@@ -171,7 +170,7 @@ def test_a_dropped_stage_leaves_no_trace(make_session: MakeSession) -> None:
     before = clone_state(session.classifier)
     val = session.best_val
     result = next(running)
-    assert (result.kept, result.logits) == (False, None)
+    assert (result.kept, result.answers) == (False, None)
     assert equal(clone_state(session.classifier), before)
     assert session.best_val is val
     assert not any(module.training for module in session.classifier.modules())
@@ -188,10 +187,9 @@ def test_a_kept_stage_takes_over(make_session: MakeSession) -> None:
         assert not equal(clone_state(session.classifier), before)
         assert not any(module.training for module in session.classifier.modules())
         held = answers(session, session.classifier, session.material.held)
-        assert result.logits is not None
-        assert result.embeddings is not None
-        assert np.allclose(result.logits, held.logits, atol=1e-4)  # batches of other sizes
-        assert np.allclose(result.embeddings, held.embeddings, atol=1e-4)
+        assert result.answers is not None
+        assert np.allclose(result.answers.logits, held.logits, atol=1e-4)  # batches of other sizes
+        assert np.allclose(result.answers.embeddings, held.embeddings, atol=1e-4)
         val = answers(session, session.classifier, session.material.val).logits
         assert session.best_val is not None
         assert np.array_equal(session.best_val, val)
@@ -338,13 +336,15 @@ def test_a_run_goes_on_and_ends_in_the_same_bytes(
     assert equal(clone_state(again.classifier), clone_state(whole.classifier))
     assert [without_clock(one) for one in found] == [without_clock(one) for one in wanted]
     for one, other in zip(found[-1:], wanted[-1:], strict=True):
-        assert np.array_equal(np.asarray(one.logits), np.asarray(other.logits))
-        assert np.array_equal(np.asarray(one.embeddings), np.asarray(other.embeddings))
+        assert one.answers is not None
+        assert other.answers is not None
+        assert np.array_equal(one.answers.logits, other.answers.logits)
+        assert np.array_equal(one.answers.embeddings, other.answers.embeddings)
 
 
 def without_clock(result: StageResult) -> StageResult:
     rows = tuple(replace(row, train_loss=0) for row in result.epochs)
-    return replace(result, seconds=0, epochs=rows, logits=None, embeddings=None)
+    return replace(result, seconds=0, epochs=rows, answers=None)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -422,8 +422,8 @@ def test_a_recipe_is_followed_to_the_step_without_a_validation_side(make_session
     results = list(stages(session))
     assert [(one.name, one.steps, one.kept) for one in results] == [("probe", 0, True), ("tail", 7, True)]
     assert results[1].best_step == 7
-    assert results[1].logits is not None
-    assert results[1].logits.shape == (96, 4)
+    assert results[1].answers is not None
+    assert results[1].answers.logits.shape == (96, 4)
     assert said == [("all", "not worth it in the folds")]
 
 
@@ -441,7 +441,9 @@ def test_embeddings_that_are_known_are_not_computed_again(make_session: MakeSess
     )
     (first,), (second,) = list(stages(plain)), list(stages(session))
     assert "probe" not in told
-    assert np.allclose(np.asarray(first.logits), np.asarray(second.logits), atol=1e-4)  # batches of other sizes
+    assert first.answers is not None
+    assert second.answers is not None
+    assert np.allclose(first.answers.logits, second.answers.logits, atol=1e-4)  # batches of other sizes
 
 
 def test_several_labels_an_image_train_with_sigmoids(make_session: MakeSession) -> None:

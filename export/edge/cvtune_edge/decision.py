@@ -111,24 +111,29 @@ class OperatingPoint:
         name = classes[int(decision)]
         return name if not self.ok else "OK" if int(decision) in self.ok else f"NG ({name})"
 
-    def reason(self, probabilities: Probabilities, novelty: float | None, classes: Sequence[str]) -> str:
+    def reason(
+        self,
+        decision: NDArray[np.int64],
+        probabilities: Probabilities,
+        novelty: float | None,
+        classes: Sequence[str],
+    ) -> str:
         """Why an image, or one of its labels, goes to REVIEW; empty where it does not.
 
         Args:
+            decision: [], or [K] with several labels.
             probabilities: [K].
             novelty: its distance.
             classes: K names.
         """
+        if not (decision == REVIEW).any():
+            return ""
         if self.novelty is not None and novelty is not None and self.is_strange(np.array([novelty]))[0]:
             return f"never seen: distance {novelty:.3g}, known images are within {self.novelty:.3g}"
         wide = probabilities.astype(np.float64)[None]
-        decision = self._several(wide)[0] if self.several else self._one(wide)
         if self.several:
-            unsure = [k for k in range(len(classes)) if decision[k] == REVIEW]
-            shares = (self._between(f"{classes[k]} {wide[0, k]:.3g}", k) for k in unsure)
-            return "; ".join(shares)
-        if decision[0] != REVIEW:
-            return ""
+            unsure = np.flatnonzero(decision == REVIEW).tolist()
+            return "; ".join(self._between(f"{classes[k]} {wide[0, k]:.3g}", k) for k in unsure)
         if self.ok:
             score, likely, _ = defect_scores(wide, self.ok)
             return self._between(f"a defect {score[0]:.3g}", int(likely[0]))

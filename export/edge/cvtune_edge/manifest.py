@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,7 +118,7 @@ class Manifest:
         """Whether the graph gives decisions."""
         return self.limits is not None
 
-    @property
+    @cached_property
     def point(self) -> OperatingPoint:
         """The limits.
 

@@ -73,6 +73,7 @@ class Bundle:
         own = ReadOptions.from_json(self.manifest.reading)
         self.reading = replace(options or own, pixels=own.pixels, background=own.background)
         self._session = _open(self.path / MODEL_FILE, self.manifest, threads)
+        self._asked = [name for name in _outputs(self.manifest) if name not in ("ok", "embedding")]
         self._children = _start_pool(self.reading) if untrusted else None
         if verify:
             check(self.verify(), self.path)
@@ -208,7 +209,7 @@ class Bundle:
 
     def _run(self, pixels: NDArray[Any], path: str, embedding: bool) -> dict[str, NDArray[Any]]:
         """The graph's outputs of one frame, without the batch."""
-        asked = [name for name in _outputs(self.manifest) if name not in ("ok", *(() if embedding else ("embedding",)))]
+        asked = [*self._asked, "embedding"] if embedding else self._asked
         try:
             answers = self._session.run(asked, {"image": pixels[None]})
         except SESSION_ERRORS as error:  # memory, mostly: one huge frame must not stop the stream
@@ -226,7 +227,7 @@ def _decided(answer: Prediction, point: OperatingPoint, classes: Sequence[str]) 
         said=point.said(answer.decision, classes),
         decision=decision,
         ok=decision in point.ok if point.ok else None,
-        reason=point.reason(answer.probabilities, answer.novelty, classes),
+        reason=point.reason(answer.decision, answer.probabilities, answer.novelty, classes),
     )
 
 
