@@ -29,7 +29,7 @@ def heat_maps(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor
     Draelos and Carin 2020, arXiv:2011.08891: the sum over channels of activation times gradient, place by place, is
     what a linear head behind a mean over the places adds up; weights that are averaged over the places first
     (Grad-CAM) may point elsewhere. Of a transformer the maps are the patch tokens before its last block, since behind
-    it the class token alone has a gradient. Taps of earlier depths add their own maps, which are exact.
+    it the class token alone has a gradient; their activation is what they have beyond the mean token. Taps of earlier depths add their own maps, which are exact.
 
     Args:
         classifier: in eval mode; weights and gradients are left as they are.
@@ -49,7 +49,7 @@ def heat_maps(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor
 
 def _heat(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
     backbone = classifier.backbone
-    cut = _last_maps(backbone)
+    cut = last_maps(backbone)
     with torch.no_grad():
         z, pooled, maps = backbone.trace(images, cut)
     z, pooled = z.detach().requires_grad_(), pooled.detach().requires_grad_()
@@ -58,15 +58,30 @@ def _heat(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
         own = logits.gather(1, targets[:, None]).squeeze(1)
         margin = own - (logits.sum(1) - own) / max(1, logits.shape[1] - 1)
         dz, dpooled = torch.autograd.grad(margin.sum(), (z, pooled), allow_unused=True)
-    heat = _places(backbone, dz * z.detach())
-    if dpooled is not None:
-        for tapped in _tapped(backbone, maps, dpooled):
+    return heat_of(backbone, z.detach(), dz, maps, dpooled)
+
+
+def heat_of(
+    backbone: Backbone, z: Tensor, gradient: Tensor, maps: Mapping[int, Tensor], gradients: Tensor | None
+) -> Tensor:
+    """Place by place what speaks for a class, float32 [N, h, w], 0 to 1 in each image.
+
+    Args:
+        backbone: whose maps they are.
+        z: the last maps, [N, C, h, w] or [N, T, C].
+        gradient: of them, likewise.
+        maps: of the taps before them, as :meth:`Backbone.trace` gives them.
+        gradients: of what the taps pooled, [N, P]; None without taps.
+    """
+    heat = _places(backbone, gradient * _deviation(backbone, z))
+    if gradients is not None:
+        for tapped in _tapped(backbone, maps, gradients):
             heat = _added(heat, tapped)
     heat = heat.clamp(min=0)
     return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
 
 
-def _last_maps(backbone: Backbone) -> int:
+def last_maps(backbone: Backbone) -> int:
     """The cut before which the last maps lie that every output depends on."""
     last = len(backbone.groups) - 1
     if last < 1:
@@ -74,13 +89,27 @@ def _last_maps(backbone: Backbone) -> int:
     return last - 1 if hasattr(backbone.net, "num_prefix_tokens") and last > 1 else last
 
 
+def _deviation(backbone: Backbone, z: Tensor) -> Tensor:
+    """Maps as they are; tokens as what they have beyond the picture's mean token.
+
+    A transformer's block begins with a LayerNorm, which the length of a token does not pass: gradient times token is 0
+    but for roundings, and what counts is how a token differs.
+    """
+    return z if z.ndim == 4 else z - z[:, _before_patches(backbone) :].mean(1, keepdim=True)
+
+
+def _before_patches(backbone: Backbone) -> int:
+    """Tokens that stand for no place: the class token, registers."""
+    return int(getattr(backbone.net, "num_prefix_tokens", 0))
+
+
 def _places(backbone: Backbone, shares: Tensor) -> Tensor:
     """Shares of maps [N, C, h, w] or tokens [N, T, C], summed over the channels: [N, h, w]."""
     if shares.ndim == 4:
         return shares.sum(1).float()
-    tokens = shares[:, int(getattr(backbone.net, "num_prefix_tokens", 0)) :].sum(2)
+    tokens = shares[:, _before_patches(backbone) :].sum(2)
     side = round(tokens.shape[1] ** 0.5)
-    return tokens.reshape(len(tokens), side, -1).float()
+    return tokens.unflatten(1, (side, -1)).float()
 
 
 def _tapped(backbone: Backbone, maps: Mapping[int, Tensor], gradients: Tensor) -> list[Tensor]:

@@ -109,8 +109,10 @@ class Backbone(nn.Module):
             ValueError: `pooled` comes from other taps.
         """
         before = sum(width for tap, width in self.tap_widths.items() if tap < self._checked(cut))
-        if pooled.shape != (len(z), before):
-            raise ValueError(f"pooled features {tuple(pooled.shape)}, expected {(len(z), before)} before group {cut}")
+        if pooled.shape != (z.shape[0], before):
+            raise ValueError(
+                f"pooled features {tuple(pooled.shape)}, expected {(z.shape[0], before)} before group {cut}"
+            )
         embedding, after = self._run(z, cut, len(self.groups))
         return _joined(embedding, [pooled, *after] if before else after)
 
@@ -301,7 +303,7 @@ def _pool(x: Tensor) -> Tensor:
 
 def _together(pooled: list[Tensor], x: Tensor) -> Tensor:
     """Side by side, [N, P]; of the images x [N, ...] alone where nothing is pooled."""
-    return torch.cat(pooled, dim=1) if pooled else torch.empty(len(x), 0, device=x.device)
+    return torch.cat(pooled, dim=1) if pooled else torch.empty(x.shape[0], 0, device=x.device)
 
 
 def _joined(embedding: Tensor, pooled: list[Tensor]) -> Tensor:
