@@ -13,9 +13,14 @@ from cvtune.assess import Compared, Evaluation, Repeated, class_map, compare, ev
 from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
 from cvtune.errors import ConfigError, RunError
-from cvtune.rundir import RunDir, bundle_of, read_json
+from cvtune.rundir import RunDir, bundle_of, read_json, write_json
 
 if TYPE_CHECKING:
+    from cvtune_edge.bench import Plan
+    from cvtune_edge.latency import Latency
+
+    from cvtune.bundle.forms import Colour
+    from cvtune.bundle.variants import Variant
     from cvtune.models.head import Classifier, HeadFactory
     from cvtune.steps import Audited
 
@@ -28,6 +33,7 @@ __all__ = [
     "Evaluation",
     "Repeated",
     "Run",
+    "bench",
     "check",
     "compare",
     "evaluate",
@@ -198,18 +204,58 @@ def load_run(path: PathLike) -> Run:
     return Run(run)
 
 
-def load_bundle(path: PathLike, *, threads: int | None = None, untrusted: bool = False) -> Bundle:
+def load_bundle(
+    path: PathLike,
+    *,
+    threads: int | None = None,
+    untrusted: bool = False,
+    provider: str | Sequence[str] = "cpu",
+    spin: bool = False,
+) -> Bundle:
     """Open a bundle, or the bundle of a run.
 
     Args:
         path: of either.
         threads: of the network; chosen from the machine when unset.
         untrusted: decode files in child processes, bounded in time and memory.
+        provider: who computes, "cpu", "cuda", ...; refused where it does not run here.
+        spin: let threads wait actively within an answer.
 
     Raises:
         BundleError: no bundle, or one whose files were changed.
+        CvtuneError: the provider does not run here.
     """
-    return Bundle(bundle_of(Path(path)), threads=threads, untrusted=untrusted)
+    return Bundle(bundle_of(Path(path)), threads=threads, untrusted=untrusted, provider=provider, spin=spin)
+
+
+def bench(path: PathLike, plan: Plan | None = None, *, progress: Callable[[str], None] = lambda what: None) -> Latency:
+    """Measure how long a model takes on this machine, and keep it with the run: latency.json, manifest and report.
+
+    Args:
+        path: of a run; or of a bundle, which is left as it is.
+        plan: what is measured; threads, batches and precisions within 20 seconds when None.
+        progress: told what is being done.
+
+    Raises:
+        BundleError: no bundle, or one whose files were changed.
+        CvtuneError: a provider that does not run here, or pictures that cannot be read.
+        RunError: another process holds the run.
+    """
+    from cvtune_edge.bench import bench as measure
+
+    run = RunDir(path)
+    if not run.config.is_file():
+        return measure(bundle_of(run.root), plan, progress=progress)
+    from cvtune.bundle.enclose import note_latency
+
+    with run.locked():  # from the start: a fit that goes on meanwhile would be timed too
+        found = measure(bundle_of(run.root), plan, progress=progress)
+        write_json(run.latency, found.to_json())
+        note_latency(run.bundle, found)
+        if run.report.is_file():
+            progress("report")
+            Run(run).report()
+    return found
 
 
 class Run:
@@ -275,6 +321,52 @@ class Run:
         from cvtune.report import build_report
 
         return build_report(self.directory)
+
+    def export(
+        self,
+        *,
+        colour: Colour = "rgb",
+        static: tuple[int, int] | None = None,
+        heatmap: bool = False,
+        head: HeadFactory | None = None,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> Variant:
+        """Put a further model into the bundle, if it answers as model.onnx does about all val, calib and test images.
+
+        Args:
+            colour: what the camera delivers: "bgr", or "gray" [N, H, W].
+            static: height and width of the only frame that it takes, for accelerators that want one shape.
+            heatmap: it gives `heatmap` [N, h, w] as well, where the network looked.
+            head: as for :meth:`model`, for a heat map of a head of your own.
+            progress: called after each image.
+
+        Raises:
+            ConfigError: nothing is asked for, or what does not go with the model.
+            GateError: it answers otherwise; nothing was written.
+        """
+        from cvtune.bundle.forms import Form
+        from cvtune.bundle.variants import add_variant
+        from cvtune.data.split import saved_sides
+        from cvtune.models.normalize import Normalize
+
+        form = Form(colour, static, heatmap)
+        facts, folder = read_json(self.directory.model), Path(read_json(self.directory.environment)["folder"])
+        window = facts["window"] and tuple(facts["window"])
+        with self.directory.locked():
+            variant = add_variant(
+                self.directory.bundle,
+                form,
+                classifier=self.model(head=head) if heatmap else None,
+                normalize=Normalize(tuple(facts["mean"]), tuple(facts["std"]), window),
+                root=folder.parent if folder.is_file() else folder,
+                paths=[path for path, side in saved_sides(self.directory.split).items() if side != "train"],
+                untrusted=load_config(file=self.directory.config).data.untrusted,
+                progress=progress,
+            )
+        self._bundle = None  # of other files now
+        if self.directory.report.is_file():
+            self.report()
+        return variant
 
     def model(self, *, head: HeadFactory | None = None) -> Classifier:
         """The trained torch classifier, in eval mode; its input is normalised by model.json's mean and std.

@@ -32,6 +32,8 @@ GroupBy = Annotated[
 ]
 Merge = Annotated[list[str] | None, typer.Option(help="Classes that are one: scratch,dent=defect.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="Class that is left out.")]
+Provider = Annotated[str, typer.Option(help="Who computes: cpu, cuda, tensorrt, openvino, coreml, xnnpack, directml.")]
+Spin = Annotated[bool, typer.Option("--spin", help="Let threads wait actively within an answer.")]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Decode in a child process, bounded in time and memory.")]
 
 
@@ -189,6 +191,8 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
     untrusted: Untrusted = False,
+    provider: Provider = "cpu",
+    spin: Spin = False,
 ) -> None:
     """Say what is on images, by the code that runs on the line."""
     from cvtune_edge.predict import predict_command
@@ -196,7 +200,16 @@ def predict(
     from cvtune.rundir import bundle_of
 
     raise typer.Exit(
-        predict_command(bundle_of(bundle), paths, csv=csv, json=json, threads=threads, untrusted=untrusted)
+        predict_command(
+            bundle_of(bundle),
+            paths,
+            csv=csv,
+            json=json,
+            threads=threads,
+            untrusted=untrusted,
+            provider=provider,
+            spin=spin,
+        )
     )
 
 
@@ -204,13 +217,51 @@ def predict(
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
+    provider: Provider = "cpu",
 ) -> None:
     """Is a bundle whole, and does this machine answer for its golden frames as the lab did?"""
     from cvtune_edge.cli import verify_command
 
     from cvtune.rundir import bundle_of
 
-    raise typer.Exit(verify_command(bundle_of(bundle), threads=threads))
+    raise typer.Exit(verify_command(bundle_of(bundle), threads=threads, provider=provider))
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run, which keeps the table, or a bundle.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", help="Pictures to read and show; a drawn frame without any.")
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="Of the network: 1,2; all up to the cores when unset.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Frames at once: 1,8; 1 to 32 when unset.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="For all of it; 20 when unset.")] = None,
+    size: Annotated[str | None, typer.Option(help="Of the drawn frame; 640x480 when unset.")] = None,
+    provider: Provider = "cpu",
+    spin: Spin = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was found here.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how long a model takes on this machine, from the file to the decision."""
+    from cvtune_edge.bench import BATCHES, SECONDS, Plan
+    from cvtune_edge.bench_table import save, show
+
+    from cvtune import api
+
+    plan = Plan(
+        threads=_counts("--threads", threads, ","),
+        batches=_counts("--batch", batch, ",") or BATCHES,
+        seconds=SECONDS if seconds is None else seconds,
+        size=_pair("--size", size),
+        images=tuple(paths or ()),
+        provider=provider,
+        spin=spin,
+    )
+    found = api.bench(bundle, plan, progress=lambda what: None if quiet else typer.echo(f"measuring: {what}", err=True))
+    if not quiet:
+        show(found, bundle.as_posix())
+    if json is not None:
+        save(found, json)
 
 
 @app.command()
@@ -294,6 +345,33 @@ def repeat(
     if json is not None:
         write_json(json, result.found.to_json())
     raise typer.Exit(4 if result.skipped else 0)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    colour: Annotated[str, typer.Option(help="What the camera delivers: bgr, or gray [N, H, W].")] = "rgb",
+    static: Annotated[
+        str | None, typer.Option(help="480x640: height x width of every frame, for accelerators.")
+    ] = None,
+    heatmap: Annotated[bool, typer.Option("--heatmap", help="Give the heat map as well.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put a further model into the bundle of a run, checked against the one that is there."""
+    from cvtune import api
+    from cvtune.console import Console
+    from cvtune.tables import variant_lines
+
+    console = Console(quiet=quiet)
+    found = api.load_run(run).export(
+        colour=colour,  # type: ignore[arg-type] # the form refuses what it does not know
+        static=_height_width(static),
+        heatmap=heatmap,
+        progress=lambda done, of: console.progress("parity", done, of),
+    )
+    console.end_progress()
+    if not quiet:
+        typer.echo("\n".join(variant_lines(found, run)))
 
 
 @app.command()
@@ -403,6 +481,23 @@ def _box(text: str | None) -> tuple[int, ...] | None:
     return box
 
 
+def _counts(flag: str, text: str | None, between: str) -> tuple[int, ...] | None:
+    """`1,2,4` or `640x480`."""
+    try:
+        return None if text is None else tuple(map(int, text.lower().split(between)))
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: expected whole numbers with '{between}' between them") from None
+
+
+def _pair(flag: str, text: str | None) -> tuple[int, int] | None:
+    match _counts(flag, text, "x"):
+        case None:
+            return None
+        case (width, height):
+            return width, height
+    raise ConfigError(f"{flag} {text}: expected width and height, 640x480")
+
+
 def _share(flag: str, text: str | None) -> float | None:
     """`5%` or `0.05`."""
     if text is None:
@@ -411,6 +506,16 @@ def _share(flag: str, text: str | None) -> float | None:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ConfigError(f"{flag} {text}: expected a share, 5% or 0.05") from None
+
+
+def _height_width(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"--static {text}: expected height x width in pixels", hint="--static 480x640") from None
+    return height, width
 
 
 def _good(names: list[str] | None, none: bool) -> tuple[str, ...] | None:

@@ -77,6 +77,7 @@ class RunDir:
         self.novelty = self.root / "novelty.safetensors"
         self.distances = self.root / "novelty.csv"
         self.studies = self.root / "studies.json"
+        self.latency = self.root / "latency.json"
         self.report = self.root / "report.html"
         self.summary = self.root / "summary.txt"
         self.bundle = self.root / "bundle"

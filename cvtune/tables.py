@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from cvtune.api import Compared, Evaluation, Repeated
 from cvtune.audit import Finding
 from cvtune.audit.finding import EXAMPLES
+from cvtune.bundle.variants import Variant
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.rates import Rate
+from cvtune.rundir import RunDir
 
 _MOST: Final = 40  # parts that are listed
 
@@ -89,6 +92,21 @@ def repeated_lines(result: Repeated) -> list[str]:
             lines.append(f"{part.name:<{width}}  " + ", ".join(f"{name} {n}" for name, n in part.answers.items()))
         lines += [f"(+{len(differing) - _MOST} more)"] if len(differing) > _MOST else []
     return lines + [f"not read: {path}: {reason}" for path, reason in result.skipped]
+
+
+def variant_lines(found: Variant, run: Path) -> list[str]:
+    """What `cvtune export` prints."""
+    parity, form = found.parity, found.form
+    takes = {"rgb": "R, G, B", "bgr": "B, G, R", "gray": "gray"}[form.colour]
+    size = "of any size" if form.shape is None else "of {} x {} (height x width), one at a time".format(*form.shape)
+    drawn = [] if found.heat is None else [f"heat map   within {found.heat:.1e} of torch's"]
+    return [
+        f"{RunDir(run).bundle / form.file}",
+        f"takes      frames {size}, {takes}",
+        f"parity     {parity.equal} of {parity.images} decisions as model.onnx gives them, largest difference of a "
+        f"probability {parity.worst:.1e}",
+        *drawn,
+    ]
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

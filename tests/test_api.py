@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from cvtune_edge import Prediction, Unreadable
+from cvtune_edge.bench import Plan
+from cvtune_edge.latency import Latency
 from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
 import cvtune
+from cvtune import api
 from cvtune.config import AugmentConfig, Config, TrainConfig
 from cvtune.data.augment import Pixels
 from cvtune.data.index import build_index
@@ -24,6 +27,7 @@ from cvtune.data.pixels import fill_pixels
 from cvtune.data.preprocess import Preprocessing
 from cvtune.errors import BundleError, ConfigError, DataError, ModelError, RunError
 from cvtune.evaluation.comparison import Comparison
+from cvtune.rundir import RunDir, read_json
 
 NO_STAGES: dict[str, Any] = {"train.tail.steps": 0, "train.all.steps": 0}
 MISSPELT: dict[str, Any] = {"train.tail.step": 3}
@@ -123,6 +127,37 @@ def test_report_is_rebuilt(quick_run: Path, tmp_path: Path) -> None:
     copy = cvtune.load_run(shutil.copytree(quick_run, tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
     assert copy.report() == tmp_path / "run" / "report.html"
     assert copy.report().stat().st_size > 10_000
+
+
+def test_bench_keeps_the_table_with_the_run(quick_run: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(quick_run, tmp_path / "run"))
+    model = (run.bundle / "model.onnx").read_bytes()
+    found = api.bench(run.root, Plan(threads=(1,), batches=(1,), seconds=0.5))
+    assert [set(row.steps) for row in found.rows] == [{"preprocess", "network", "decision"}]
+    assert found.startup.frames == 32
+    assert found.decoded[0].what == "8 golden frames enlarged to 640 x 480, PNG in memory"
+    assert Latency.from_json(read_json(run.latency)) == found
+    bundle = cvtune.load_bundle(run.root)  # whole, and of the same answers
+    assert bundle.manifest.latency is not None
+    assert Latency.from_json(bundle.manifest.latency) == found
+    assert (run.bundle / "model.onnx").read_bytes() == model
+    page = run.report.read_text(encoding="utf-8")
+    assert "<h3>How long it takes</h3>" in page
+    assert str(found.machine.processor) in page
+
+
+def test_bench_leaves_a_run_alone_that_another_process_holds(quick_run: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(quick_run, tmp_path / "run"))
+    with run.locked(), pytest.raises(RunError, match="is in use by another cvtune process"):
+        api.bench(run.root, Plan(threads=(1,), batches=(1,), seconds=0.2))
+    assert not run.latency.exists()
+
+
+def test_bench_of_a_bundle_writes_nothing(quick_run: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(quick_run / "bundle", tmp_path / "bundle")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    api.bench(bundle, Plan(threads=(1,), batches=(1,), seconds=0.2, size=(64, 64)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def held_out(run: cvtune.Run) -> tuple[list[Path], np.ndarray[Any, Any]]:

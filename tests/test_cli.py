@@ -425,6 +425,34 @@ def test_verify_says_whether_this_machine_answers_as_the_lab_did(
     )
 
 
+def test_bench_prints_a_table(cvtune: Command, quick_run: Path, tmp_path: Path) -> None:
+    flags = ("--threads", "1", "--batch", "1,2", "--seconds", "0.3", "--size", "64x48")
+    code, out, err = cvtune("bench", quick_run / "bundle", *flags, "--json", tmp_path / "found.json")
+    assert code == 0
+    assert err.startswith("measuring: memory and start\n")
+    assert "one frame of 64 x 48 takes " in out
+    assert len(json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]) == 2
+    assert cvtune("bench", quick_run / "bundle", *flags, "--quiet")[1:] == ("", "")
+    for flag, value, message in (
+        ("--threads", "two", "--threads two: expected whole numbers with ',' between them"),
+        ("--size", "640", "--size 640: expected width and height, 640x480"),
+        ("--batch", "0", "threads None, batches (0,), 20.0 seconds, size None: expected numbers of at least 1"),
+    ):
+        code, _, err = cvtune("bench", quick_run, flag, value)
+        assert (code, err.splitlines()[0]) == (2, f"error: {message}")
+
+
+@pytest.mark.parametrize("verb", ["predict", "verify", "bench"])
+def test_a_provider_that_there_is_not_is_refused(
+    verb: str, cvtune: Command, parts: Path, quick_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvtune_edge.session.ort.get_available_providers", lambda: ["CPUExecutionProvider"])
+    pictures = [parts] if verb == "predict" else []
+    code, out, err = cvtune(verb, quick_run, *pictures, "--provider", "TensorRT")
+    assert (code, out) == (2, "")
+    assert "has no provider tensorrt, it has cpu\nhint: install the package onnxruntime-gpu" in err
+
+
 def test_bundle_that_is_not_ours(cvtune: Command, parts: Path) -> None:
     refused(
         cvtune("predict", parts, first_picture(parts)),

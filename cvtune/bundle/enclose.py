@@ -1,12 +1,15 @@
-"""Put a file beside the model of a bundle that is written already; its checksum goes into the manifest."""
+"""What comes to a bundle that is written already: a file, whose checksum goes into the manifest, or how fast it is."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from cvtune_edge.latency import Latency
 from cvtune_edge.manifest import MANIFEST_FILE, Manifest, file_sha256
 
 from cvtune.bundle.export import swap
@@ -21,6 +24,22 @@ def enclose(folder: Path, name: str, data: bytes) -> None:
         name: of the file; one of that name is replaced.
         data: what it holds.
     """
+    _replaced(folder, name, data, lambda manifest: manifest)
+
+
+def enclose_model(folder: Path, name: str, data: bytes, about: Mapping[str, Any]) -> None:
+    """Write a further model into a bundle.
+
+    Args:
+        folder: of the bundle.
+        name: of the file; one of that name is replaced.
+        data: the model.
+        about: what the manifest's `variants` says of it.
+    """
+    _replaced(folder, name, data, lambda now: replace(now, variants={**now.variants, name: dict(about)}))
+
+
+def _replaced(folder: Path, name: str, data: bytes, change: Callable[[Manifest], Manifest]) -> None:
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -29,10 +48,22 @@ def enclose(folder: Path, name: str, data: bytes) -> None:
         write_bytes(beside / name, data)
         manifest = Manifest.from_json(read_json(folder / MANIFEST_FILE), str(folder / MANIFEST_FILE))
         files = {**manifest.files, name: file_sha256(beside / name)}
-        write_json(beside / MANIFEST_FILE, replace(manifest, files=files).to_json())
+        write_json(beside / MANIFEST_FILE, change(replace(manifest, files=files)).to_json())
         swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def note_latency(folder: Path, latency: Latency) -> None:
+    """Write into a bundle's manifest how long it takes and on which machine; the files beside it stay as they are.
+
+    Args:
+        folder: of the bundle.
+        latency: what was measured.
+    """
+    path = folder / MANIFEST_FILE
+    manifest = Manifest.from_json(read_json(path), str(path))
+    write_json(path, replace(manifest, latency=latency.to_json()).to_json())
 
 
 def _link(source: str, target: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import onnx
 import torch
@@ -22,7 +22,7 @@ from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 
 Task = Literal["single", "multi"]
-_PREFIX = "net_"
+NETWORK: Final = "net_"  # what the names of its nodes and weights begin with
 
 
 class Deployed(nn.Module):
@@ -47,8 +47,12 @@ class Deployed(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [N, 3, S, S], uint8 or deep float32 -> probabilities [N, K], embedding [N, D]."""
         embedding = self.classifier.embed(self.normalize(pixels))
-        logits = self._calibrated(self.classifier.head(embedding))  # (N, K)
-        return torch.sigmoid(logits) if self.task == "multi" else torch.softmax(logits, dim=1), embedding
+        return self.probabilities(self.classifier.head(embedding)), embedding
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the head's logits, both [N, K]."""
+        calibrated = self._calibrated(logits)
+        return torch.sigmoid(calibrated) if self.task == "multi" else torch.softmax(calibrated, dim=1)
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         """As `Calibration.apply` does it."""
@@ -84,11 +88,11 @@ def build_model(
     """
     quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
     network = Deployed(normalize, Classifier(quick, classifier.head), calibration, task=task).eval()
-    exported = compose.add_prefix(network_graph(network, pre.size, deep=pre.deep), _PREFIX)
+    exported = compose.add_prefix(network_graph(network, pre.size, deep=pre.deep), NETWORK)
     frame = frame_graph(pre)
-    model = compose.merge_models(frame, exported, io_map=[("pixels", f"{_PREFIX}pixels")])
+    model = compose.merge_models(frame, exported, io_map=[("pixels", f"{NETWORK}pixels")])
     for output in model.graph.output:
-        _rename_output(model.graph, output.name, output.name.removeprefix(_PREFIX))
+        _rename_output(model.graph, output.name, output.name.removeprefix(NETWORK))
     add_decision(model, point, novelty)
     del model.opset_import[1:]  # merge_models lists the one opset twice
     model.producer_name = "cvtune"

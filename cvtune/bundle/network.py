@@ -132,6 +132,11 @@ def _exported(network: nn.Module, size: int, *, deep: bool) -> onnx.ModelProto:
             opset_version=OPSET,
             verbose=False,
         )
+    return cleaned(program)
+
+
+def cleaned(program: torch.onnx.ONNXProgram | None) -> onnx.ModelProto:
+    """What the exporter made, without what is of no use on the line."""
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto

@@ -92,7 +92,7 @@ class Split:
         Raises:
             DataError: missing, damaged, or of other images.
         """
-        sides = {row["path"]: row["side"] for row in read_rows(path, _COLUMNS)}
+        sides = saved_sides(path)
         if set(sides) != {image.path for image in index.images}:
             raise DataError(f"{path}: lists other images than the index", hint="fit the run again")
         try:
@@ -114,6 +114,15 @@ class Leaks:
     rows: tuple[int, ...]
     groups: int
     duplicates: int
+
+
+def saved_sides(path: Path) -> dict[str, str]:
+    """The side of each image by its path, from what :meth:`Split.save` wrote.
+
+    Raises:
+        DataError: it is not such a file.
+    """
+    return {row["path"]: row["side"] for row in read_rows(path, _COLUMNS)}
 
 
 def split_index(

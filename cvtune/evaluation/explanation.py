@@ -29,7 +29,8 @@ def heat_maps(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor
     Draelos and Carin 2020, arXiv:2011.08891: the sum over channels of activation times gradient, place by place, is
     what a linear head behind a mean over the places adds up; weights that are averaged over the places first
     (Grad-CAM) may point elsewhere. Of a transformer the maps are the patch tokens before its last block, since behind
-    it the class token alone has a gradient; their activation is what they have beyond the mean token. Taps of earlier depths add their own maps, which are exact.
+    it the class token alone has a gradient; their activation is what they have beyond the mean token. Taps of earlier
+    depths add their own maps, which are exact.
 
     Args:
         classifier: in eval mode; weights and gradients are left as they are.
@@ -109,7 +110,7 @@ def _places(backbone: Backbone, shares: Tensor) -> Tensor:
         return shares.sum(1).float()
     tokens = shares[:, _before_patches(backbone) :].sum(2)
     side = round(tokens.shape[1] ** 0.5)
-    return tokens.unflatten(1, (side, -1)).float()
+    return tokens.reshape(tokens.shape[0], side, -1).float()
 
 
 def _tapped(backbone: Backbone, maps: Mapping[int, Tensor], gradients: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from cvtune_edge.latency import Latency
 from cvtune_edge.manifest import MANIFEST_FILE, Manifest
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import task_named
 from cvtune.evaluation.verdict import Decided
-from cvtune.report.measured import Honesty, distances_of, read_distances, read_honesty
+from cvtune.report.measured import Honesty, distances_of, read_distances, read_honesty, read_latency
 from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
 from cvtune.rundir import SIDES, RunDir, read_json, read_text
 
@@ -110,6 +111,7 @@ class Facts:
     point: ChosenPoint | None
     manifest: Manifest | None
     model_bytes: int
+    latency: Latency | None
     config: str
     summary: str
     environment: tuple[tuple[str, str], ...]
@@ -182,6 +184,7 @@ def read_facts(run: RunDir) -> Facts:
         point=_if_there(run.point, ChosenPoint.load),
         manifest=manifest,
         model_bytes=model.stat().st_size if model.is_file() else 0,
+        latency=_if_there(run.latency, read_latency),
         config=config,
         summary=_if_there(run.summary, read_text) or "",
         environment=tuple((key, _plain(value)) for key, value in environment.items()),

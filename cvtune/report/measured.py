@@ -1,4 +1,4 @@
-"""What a run's files say beside its answers: how strange the images are, and how honest the probabilities."""
+"""What a run's files say beside its answers: how strange images are, how honest probabilities, how long it takes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cvtune_edge.latency import Latency
 from numpy.typing import NDArray
 
 from cvtune.errors import RunError
 from cvtune.evaluation.reliability import Reliability
 from cvtune.report.training import read_csv
+from cvtune.rundir import read_json
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ def read_distances(path: Path) -> Mapping[str, float]:
     if not all(map(math.isfinite, found.values())):
         raise RunError(f"{path}: damaged, a distance is no number", hint="fit the run again")
     return found
+
+
+def read_latency(path: Path) -> Latency:
+    """How long the model takes, as `cvtune bench` wrote it.
+
+    Raises:
+        RunError: damaged.
+    """
+    try:
+        return Latency.from_json(read_json(path))
+    except ValueError as error:
+        raise RunError(f"{path}: damaged, no latency ({error})", hint="measure again: `cvtune bench RUN`") from error
 
 
 def distances_of(paths: Sequence[str], known: Mapping[str, float]) -> NDArray[np.float32] | None:

@@ -68,7 +68,7 @@ class Case:
         filled = fill_pixels(index, self.pre, self.pre.reading, scratch=scratch, cache_gb=0)
         self.cache = filled.pixels
         self.pixels = to_tensor(filled.pixels.batch(range(len(files))))
-        self.classifier = _classifier(load_backbone(info, size=self.pre.size), self.normalized)
+        self.classifier = fitted_classifier(load_backbone(info, size=self.pre.size), self.normalized)
         several = OperatingPoint((), thresholds, thresholds, several=True) if task == "multi" else None
         point, novelty = point or several or POINT, None
         if strange is not None:  # that share of the images is nearer to the first nine than the limit
@@ -106,7 +106,7 @@ class Case:
         return exported.parity, exported.probabilities
 
 
-def _classifier(backbone: Any, images: torch.Tensor) -> Classifier:
+def fitted_classifier(backbone: Any, images: torch.Tensor) -> Classifier:
     """A head that tells the images apart: random directions on standardised embeddings."""
     with torch.no_grad():
         seen = backbone(images)

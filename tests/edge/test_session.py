@@ -25,6 +25,7 @@ def test_bytes_and_paths_with_the_options_asked_for(tmp_path: Path) -> None:
         assert answer.shape == (7, 3)
     spinning = session.open_session(data, spin=True).get_session_options()
     assert spinning.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert spinning.get_session_config_entry("session.force_spinning_stop") == "1", "or it spins behind each answer"
 
 
 @pytest.mark.parametrize(

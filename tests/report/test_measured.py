@@ -12,9 +12,11 @@ from cvtune.errors import RunError
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.reliability import reliability
 from cvtune.report.facts import read_facts
-from cvtune.report.measured import distances_of, read_distances
+from cvtune.report.measured import distances_of, read_distances, read_latency
 from cvtune.rundir import RunDir, read_json, write_json
+from tests.edge.test_bench import latency_tree
 from tests.report.conftest import add_studies
+from tests.report.test_page import read
 
 
 def test_distances_are_in_the_order_of_the_answers(tmp_path: Path) -> None:
@@ -69,4 +71,27 @@ def test_damaged_studies_are_named(steel_copy: RunDir, key: str) -> None:
     add_studies(steel_copy)
     write_json(steel_copy.studies, {**read_json(steel_copy.studies), key: 7})
     with pytest.raises(RunError, match=re.escape("studies.json: damaged")):
+        read_facts(steel_copy)
+
+
+def test_how_long_it_takes_stands_in_the_bundle_section(steel_copy: RunDir) -> None:
+    assert "How long it takes" not in read(steel_copy).text
+    write_json(steel_copy.latency, latency_tree(notes=["other programs used 1.5 cores meanwhile"]))
+    page = read(steel_copy)
+    text = page.text
+    assert "How long it takes" in text
+    assert "On A (AVX2), 2 of 4 cores, Linux x86_64, onnxruntime 1.32.0, provider cpu, 2025-01-31" in text
+    start = page.cells.index("float32")
+    times = ["2.0 ms", "3.0 ms", "4.0 ms"]
+    assert page.cells[start : start + 12] == ["float32", "1", "1", "10", *times, "", "2.0 ms", "", "500", "90 MB"]
+    assert "500 parts a second" in text
+    assert "other programs used 1.5 cores meanwhile" in text
+
+
+@pytest.mark.parametrize("text", ["{}", "[1", '{"schema": 1, "rows": []}'])
+def test_a_damaged_latency_is_named(steel_copy: RunDir, text: str) -> None:
+    steel_copy.latency.write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=r"latency\.json: damaged"):
+        read_latency(steel_copy.latency)
+    with pytest.raises(RunError, match=r"latency\.json: damaged"):
         read_facts(steel_copy)

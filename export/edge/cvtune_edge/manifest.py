@@ -27,12 +27,14 @@ MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 PIXEL_TYPES: Final = ("uint8", "uint16", "float32")
 SEPARATOR: Final = ";"  # between the labels of one image
+COLOURS: Final = ("rgb", "bgr", "gray")
 NOVELTY_KINDS: Final = ("knn", "mahalanobis")
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
-# Came within schema 2 and may be missing: what they say is in the graph too, readers that ignore them lose nothing.
-_LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": []}
+# Came within a schema and may be missing: what they say is in the graph too, or is for people; readers that ignore them
+# lose nothing.
+_LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": [], "latency": None, "variants": {}}
 _SINCE_3: Final[Mapping[str, Any]] = {"limits": None, "novelty": None, "region": None, "targets": [], "training": ""}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
 _EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
@@ -75,6 +77,11 @@ class Manifest:
         region: x, y, width, height that the graph cuts out, the roi narrowed to what a mask leaves; None for all.
         targets: what the limits were chosen for, "escape<=0.5%".
         training: sha256 of what the model was made from: settings, images with their labels, and sides.
+        latency: how long it takes and on which machine that was measured, as
+            :meth:`cvtune_edge.latency.Latency.to_json` has it; None where nobody measured it.
+        variants: further models by their files: "colour" of the frames, "rgb", "bgr" or "gray" ([N, H, W]), "shape"
+            (H, W) of the only frame that one takes or None, "precision", whether it gives a "heatmap"; and how they
+            were checked.
 
     Raises:
         BundleError: all wrong values at once.
@@ -107,6 +114,8 @@ class Manifest:
     region: tuple[int, int, int, int] | None = None
     targets: tuple[str, ...] = ()
     training: str = ""
+    latency: Mapping[str, Any] | None = None
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = _problems({name: getattr(self, name) for name in _CHECKS})
@@ -279,6 +288,32 @@ def _are_limits(value: Any) -> bool:
         return False
 
 
+def _is_latency(value: Any) -> bool:
+    """A later layout of it is passed over: it is for people, and no reason to refuse a bundle."""
+    if value is None:
+        return True
+    from cvtune_edge.latency import SCHEMA as KNOWN  # statistics: `cvtune-edge --help` does without
+    from cvtune_edge.latency import Latency
+
+    if isinstance(value, Mapping) and _is_whole(value.get("schema"), KNOWN + 1):
+        return True
+    try:
+        return Latency.from_json(value) is not None
+    except ValueError:
+        return False
+
+
+def _are_variants(value: Any) -> bool:
+    def fits(one: Any) -> bool:
+        keys = {"colour", "shape", "precision", "heatmap"}
+        if not isinstance(one, Mapping) or not keys <= set(one) or one["colour"] not in COLOURS:
+            return False
+        shape, kinds = one["shape"], (isinstance(one["precision"], str), isinstance(one["heatmap"], bool))
+        return all(kinds) and (shape is None or _are_whole(_tupled(shape), (1, 1)))
+
+    return _is_map(value, fits)
+
+
 def _limits_fit(
     schema: int, task: str, classes: tuple[str, ...], limits: Mapping[str, Any] | None, thresholds: tuple[float, ...]
 ) -> bool:
@@ -392,6 +427,8 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "region": (lambda value: value is None or _are_whole(value, (0, 0, 1, 1)), "null or x, y, width, height"),
     "targets": (lambda value: isinstance(value, tuple) and all(map(_is_text, value)), "texts"),
     "training": (lambda value: isinstance(value, str), "a sha256, or nothing"),
+    "variants": (_are_variants, "colour, shape, precision and heatmap of each further model"),
+    "latency": (_is_latency, "null or what `cvtune bench` measured, with its machine"),
 }
 
 _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
@@ -411,6 +448,7 @@ _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
         _limits_fit,
         "limits for each class, those to reject being the thresholds where the task is multi",
     ),
+    ("files", "variants"): (lambda files, variants: set(variants) <= set(files), "variants among the files"),
     ("limits", "novelty"): (_has_a_distance, "a distance where there is a limit of it"),
     ("task", "classes"): (
         lambda task, classes: task == "single" or not any(SEPARATOR in name for name in classes),

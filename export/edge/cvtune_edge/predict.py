@@ -36,6 +36,8 @@ def predict_command(
     json: bool = False,
     threads: int | None = None,
     untrusted: bool = False,
+    provider: str = "cpu",
+    spin: bool = False,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
@@ -48,6 +50,8 @@ def predict_command(
         json: lines of JSON instead of plain ones.
         threads: threads inside one operator; chosen from the machine when None.
         untrusted: decode files in child processes, with limits of time and memory for each file.
+        provider: who computes, one name or several with commas.
+        spin: let threads wait actively within an answer.
         out: stdout when None.
         err: stderr when None; takes a line for each unreadable image, and the counts.
 
@@ -56,7 +60,8 @@ def predict_command(
 
     Raises:
         BundleError: the bundle cannot be used.
-        CvtuneError: paths that do not exist, no image in them, or a table that cannot be written.
+        CvtuneError: paths that do not exist, no image in them, a table that cannot be written, or a provider that does
+            not run here.
     """
     from cvtune_edge.runtime import Bundle  # cv2 and onnxruntime: not for --help
 
@@ -66,7 +71,8 @@ def predict_command(
     given = [Path(path) for path in paths]
     _check_exist(given)
     tally = _Tally()
-    with Bundle(bundle, threads=threads, untrusted=untrusted) as model, _table(csv, out, model) as table:
+    opened = Bundle(bundle, threads=threads, untrusted=untrusted, provider=provider, spin=spin)
+    with opened as model, _table(csv, out, model) as table:
         files = find_images(given, passed_over=tally.pass_over)
         for answer in model.decisions(files) if model.manifest.decides else model.stream(files):
             tally.count(answer)

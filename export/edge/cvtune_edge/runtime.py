@@ -18,8 +18,9 @@ from cvtune_edge.decode import Frame, ReadOptions, read_bytes, read_image
 from cvtune_edge.errors import BundleError, CvtuneError, ImageError
 from cvtune_edge.golden import Verified, check, verify
 from cvtune_edge.manifest import MODEL_FILE, SEPARATOR, Manifest, load_manifest
+from cvtune_edge.providers import short_name
 from cvtune_edge.results import Decision, Prediction, Unreadable, has_labels
-from cvtune_edge.session import SESSION_ERRORS, open_session
+from cvtune_edge.session import SESSION_ERRORS, nodes_by_provider, open_session
 
 if TYPE_CHECKING:
     from cvtune_edge.child import DecoderPool
@@ -46,6 +47,9 @@ class Bundle:
         options: limits for files, their pixels, bytes and formats. What decides values, the type of the pixels and the
             background, is the bundle's own in any case.
         verify: ask about the bundle's golden frames first; a machine that answers otherwise than the lab is refused.
+        provider: who computes: "cpu", "cuda", "tensorrt", "openvino", "coreml", "xnnpack", "directml", or a list in
+            order of preference. One that does not run here is refused; the CPU takes what it cannot compute.
+        spin: let threads wait actively within an answer: faster for one frame at a time, slower for a stream of files.
 
     Attributes:
         path: the folder.
@@ -56,6 +60,7 @@ class Bundle:
     Raises:
         BundleError: not a bundle, changed after the export, or a model that is not what the manifest says.
         MismatchError: this machine answers otherwise than the lab.
+        CvtuneError: the provider does not run here.
     """
 
     def __init__(
@@ -66,13 +71,15 @@ class Bundle:
         untrusted: bool = False,
         options: ReadOptions | None = None,
         verify: bool = True,
+        provider: str | Sequence[str] = "cpu",
+        spin: bool = False,
     ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = load_manifest(self.path)
         self.classes: tuple[str, ...] = self.manifest.classes
         own = ReadOptions.from_json(self.manifest.reading)
         self.reading = replace(options or own, pixels=own.pixels, background=own.background)
-        self._session = _open(self.path / MODEL_FILE, self.manifest, threads)
+        self._session = self._load(threads, provider=provider, spin=spin)
         self._asked = [name for name in _outputs(self.manifest) if name not in ("ok", "embedding")]
         self._children = _start_pool(self.reading) if untrusted else None
         if verify:
@@ -88,6 +95,15 @@ class Bundle:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _load(self, threads: int | None, *, provider: str | Sequence[str], spin: bool) -> Any:
+        """The session that answers; `cvtune_edge.bench` times others of the same bundle."""
+        return open_model(self.path / MODEL_FILE, self.manifest, threads=threads, provider=provider, spin=spin)
+
+    @property
+    def nodes(self) -> Mapping[str, int]:
+        """How many nodes of the graph each provider computes, by its name; empty where the CPU has them all."""
+        return {short_name(full): count for full, count in nodes_by_provider(self._session).items()}
 
     def verify(self) -> Verified:
         """Ask about the golden frames, and say how this machine answers."""
@@ -237,9 +253,20 @@ def _start_pool(reading: ReadOptions) -> DecoderPool:
     return DecoderPool(reading)
 
 
-def _open(model: Path, manifest: Manifest, threads: int | None) -> Any:
+def open_model(model: Path, manifest: Manifest, **options: Any) -> Any:
+    """A session on a model that keeps the contract and says what the manifest says.
+
+    Args:
+        model: its file.
+        manifest: of the bundle.
+        **options: of :func:`cvtune_edge.session.open_session`.
+
+    Raises:
+        BundleError: it cannot be loaded, or is another model.
+        CvtuneError: the provider does not run here.
+    """
     try:
-        session = open_session(model, threads=threads)
+        session = open_session(model, **options)
     except SESSION_ERRORS as error:
         raise BundleError(
             f"{model.as_posix()}: onnxruntime cannot load it ({str(error).splitlines()[0]})",
