@@ -18,7 +18,7 @@ from cvtune_edge.errors import CvtuneError
 
 HERE: Final = Path(__file__).resolve().parent
 VENDOR: Final = HERE / "vendor"
-# The build for the processor alone, in one module: those with a GPU are twice as large and want `unsafe-eval`.
+# The build for the processor alone, in one module: those with a GPU are up to twice as large.
 FILES: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 PACKAGE: Final = "node_modules/onnxruntime-web"
 _STAMP: Final = "installed.json"  # written last: what is there, as the lock names it
