@@ -101,7 +101,8 @@ def add_variant(
                 hint=f"{_INSTEAD}; the images have to be where the run found them",
             )
         for golden in read_golden(folder):
-            asked.add(_fitted(golden.frame(folder), form, bundle))
+            if _fits(golden.shape, form, bundle):
+                asked.add(_fitted(golden.frame(folder), form))
         parity = asked.parity()
         check(parity)
         heat = None if classifier is None or not form.heatmap else asked.heat(model, classifier, normalize)
@@ -157,19 +158,24 @@ def _frames(bundle: Bundle, form: Form, root: Path, paths: Iterable[str]) -> Ite
                 f"{root / path} has colours: a camera that delivers gray would not show what this model has learnt",
                 hint="fit a folder of gray images, or export --colour bgr",
             )
-        yield _fitted(frame, form, bundle)
+        if not _fits(frame.shape, form, bundle):
+            size = f"{frame.shape[0]}x{frame.shape[1]}"
+            raise ConfigError(
+                f"{root / path}: an image of {size} (height x width), and the region of interest belongs to one size of "
+                f"frame",
+                hint=f"--static {size}",
+            )
+        yield _fitted(frame, form)
 
 
-def _fitted(frame: Frame, form: Form, bundle: Bundle) -> Frame:
-    """A frame of the one size that the form takes; where a region or mask is set, no other fits."""
+def _fits(shape: tuple[int, ...], form: Form, bundle: Bundle) -> bool:
+    """Whether a frame [H, W, ...] can be shown: one of another size is resized, but not where a region is set."""
+    return form.shape in (None, shape[:2]) or bundle.manifest.region is None
+
+
+def _fitted(frame: Frame, form: Form) -> Frame:
     if form.shape is None or frame.shape[:2] == form.shape:
         return frame
-    if bundle.manifest.region is not None:
-        raise ConfigError(
-            f"--static {form.shape[0]}x{form.shape[1]}: an image of {frame.shape[0]}x{frame.shape[1]}, and the region "
-            f"of interest belongs to one size of frame",
-            hint=f"--static {frame.shape[0]}x{frame.shape[1]}",
-        )
     height, width = form.shape
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
 

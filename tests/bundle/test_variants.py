@@ -186,6 +186,8 @@ def test_a_region_keeps_to_its_size_of_frame(make_case: MakeCase, tmp_path: Path
         add(case, folder, Form(shape=(32, 32)))
     with pytest.raises(ConfigError, match="belongs to one size of frame"):
         add(case, folder, Form(shape=(100, 100)))
+    whole = add(case, folder, Form(shape=(64, 64)))  # the drawn golden frames are as small as the region allows
+    assert whole.parity.equal == whole.parity.images >= len(case.paths)
 
 
 @pytest.mark.parametrize("wrong", [{"colour": "yuv"}, {"shape": (0, 4)}, {}])
