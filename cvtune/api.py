@@ -13,7 +13,7 @@ from cvtune.assess import Compared, Evaluation, Repeated, class_map, compare, ev
 from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
 from cvtune.errors import ConfigError, RunError
-from cvtune.rundir import RunDir, bundle_of, read_json, write_json
+from cvtune.rundir import RunDir, bundle_of, images_root, read_json, write_json
 
 if TYPE_CHECKING:
     from cvtune_edge.bench import Plan
@@ -347,10 +347,11 @@ class Run:
         from cvtune.bundle.forms import Form
         from cvtune.bundle.variants import add_variant
         from cvtune.data.split import saved_sides
+        from cvtune.evaluation.calibration import Calibration
         from cvtune.models.normalize import Normalize
 
         form = Form(colour, static, heatmap)
-        facts, folder = read_json(self.directory.model), Path(read_json(self.directory.environment)["folder"])
+        facts = read_json(self.directory.model)
         window = facts["window"] and tuple(facts["window"])
         with self.directory.locked():
             variant = add_variant(
@@ -358,7 +359,8 @@ class Run:
                 form,
                 classifier=self.model(head=head) if heatmap else None,
                 normalize=Normalize(tuple(facts["mean"]), tuple(facts["std"]), window),
-                root=folder.parent if folder.is_file() else folder,
+                calibration=Calibration.load(self.directory.calibration),
+                root=images_root(Path(read_json(self.directory.environment)["folder"])),
                 paths=[path for path, side in saved_sides(self.directory.split).items() if side != "train"],
                 untrusted=load_config(file=self.directory.config).data.untrusted,
                 progress=progress,

@@ -12,7 +12,7 @@ from cvtune_edge.runtime import Bundle, Decision, Unreadable
 
 from cvtune.config import load_config
 from cvtune.errors import DataError, RunError
-from cvtune.rundir import RunDir, bundle_of, read_json
+from cvtune.rundir import RunDir, bundle_of, images_root, read_json
 
 if TYPE_CHECKING:
     from cvtune.data.index import DatasetIndex
@@ -136,8 +136,7 @@ def compare(
         folder = Path(read_json(runs[0].environment)["folder"])
         untrusted = any(load_config(file=run.config).data.untrusted for run in runs)
     both = aligned(*asked)
-    root = folder.parent if folder.is_file() else folder  # a table's paths start beside it
-    return Compared(names, both, versus(*both), root, untrusted)
+    return Compared(names, both, versus(*both), images_root(folder), untrusted)
 
 
 @dataclass(frozen=True)

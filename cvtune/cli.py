@@ -252,7 +252,7 @@ def bench(
         threads=_counts("--threads", threads, ","),
         batches=_counts("--batch", batch, ",") or BATCHES,
         seconds=SECONDS if seconds is None else seconds,
-        size=_pair("--size", size),
+        size=_pair("--size", size, "width and height, 640x480"),
         images=tuple(paths or ()),
         provider=provider,
         spin=spin,
@@ -365,7 +365,7 @@ def export(
     console = Console(quiet=quiet)
     found = api.load_run(run).export(
         colour=colour,  # type: ignore[arg-type] # the form refuses what it does not know
-        static=_height_width(static),
+        static=_pair("--static", static, "height and width, 480x640"),
         heatmap=heatmap,
         progress=lambda done, of: console.progress("parity", done, of),
     )
@@ -489,13 +489,13 @@ def _counts(flag: str, text: str | None, between: str) -> tuple[int, ...] | None
         raise ConfigError(f"{flag} {text}: expected whole numbers with '{between}' between them") from None
 
 
-def _pair(flag: str, text: str | None) -> tuple[int, int] | None:
+def _pair(flag: str, text: str | None, expected: str) -> tuple[int, int] | None:
     match _counts(flag, text, "x"):
         case None:
             return None
-        case (width, height):
-            return width, height
-    raise ConfigError(f"{flag} {text}: expected width and height, 640x480")
+        case (first, second):
+            return first, second
+    raise ConfigError(f"{flag} {text}: expected {expected}")
 
 
 def _share(flag: str, text: str | None) -> float | None:
@@ -506,16 +506,6 @@ def _share(flag: str, text: str | None) -> float | None:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ConfigError(f"{flag} {text}: expected a share, 5% or 0.05") from None
-
-
-def _height_width(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = map(int, text.lower().split("x"))
-    except ValueError:
-        raise ConfigError(f"--static {text}: expected height x width in pixels", hint="--static 480x640") from None
-    return height, width
 
 
 def _good(names: list[str] | None, none: bool) -> tuple[str, ...] | None:

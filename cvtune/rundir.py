@@ -243,6 +243,11 @@ def _checked(name: str) -> str:
     return name
 
 
+def images_root(folder: Path) -> Path:
+    """Where the images' paths begin: the folder that a run was fitted on; of a table the one that it lies in."""
+    return folder.parent if folder.is_file() else folder
+
+
 def bundle_of(path: Path) -> Path:
     """The bundle inside a run; any other path as it is."""
     inside = RunDir(path).bundle

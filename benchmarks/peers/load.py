@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvtune_edge.machine import own_seconds, processor_seconds
+
 BUSY = 1.5  # cores used by others; beyond that a row is warned of
 
 _STAT = Path("/proc/stat")
-_IDLE = (3, 4)  # columns: idle, waiting for the disk
-_GUEST = 8  # and what follows is counted under user already
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,8 @@ def average() -> float | None:
 
 def busy_seconds(stat: Path = _STAT) -> float | None:
     """Seconds of all cores together that were not idle since the machine started; None without /proc."""
-    try:
-        line = next(line for line in stat.read_text(encoding="utf-8").splitlines() if line.startswith("cpu "))
-    except (OSError, StopIteration):
-        return None
-    ticks = [int(text) for text in line.split()[1:]]
-    used = sum(value for column, value in enumerate(ticks[:_GUEST]) if column not in _IDLE)
-    return used / float(os.sysconf("SC_CLK_TCK"))
-
-
-def own_seconds() -> float:
-    """Seconds of the processor that this process and its finished children used."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    found = processor_seconds(stat)
+    return None if found is None else sum(found)  # what the host took was not ours either
 
 
 def warn_if_busy(seconds: float = 1.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,15 @@ from cvtune.bundle.export import swap
 from cvtune.rundir import read_json, write_bytes, write_json
 
 
-def enclose(folder: Path, name: str, data: bytes) -> None:
+def enclose(folder: Path, name: str, data: bytes, *, variant: Mapping[str, Any] | None = None) -> None:
     """Write a file into a bundle, so that the bundle is at any moment the old one or the new one.
 
     Args:
         folder: of the bundle.
         name: of the file; one of that name is replaced.
         data: what it holds.
+        variant: of a further model, what the manifest's `variants` says of it.
     """
-    _replaced(folder, name, data, lambda manifest: manifest)
-
-
-def enclose_model(folder: Path, name: str, data: bytes, about: Mapping[str, Any]) -> None:
-    """Write a further model into a bundle.
-
-    Args:
-        folder: of the bundle.
-        name: of the file; one of that name is replaced.
-        data: the model.
-        about: what the manifest's `variants` says of it.
-    """
-    _replaced(folder, name, data, lambda now: replace(now, variants={**now.variants, name: dict(about)}))
-
-
-def _replaced(folder: Path, name: str, data: bytes, change: Callable[[Manifest], Manifest]) -> None:
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -48,7 +33,8 @@ def _replaced(folder: Path, name: str, data: bytes, change: Callable[[Manifest],
         write_bytes(beside / name, data)
         manifest = Manifest.from_json(read_json(folder / MANIFEST_FILE), str(folder / MANIFEST_FILE))
         files = {**manifest.files, name: file_sha256(beside / name)}
-        write_json(beside / MANIFEST_FILE, change(replace(manifest, files=files)).to_json())
+        variants = manifest.variants if variant is None else {**manifest.variants, name: variant}
+        write_json(beside / MANIFEST_FILE, replace(manifest, files=files, variants=variants).to_json())
         swap(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import onnx
-from cvtune_edge.manifest import MODEL_FILE
+from cvtune_edge.manifest import COLOURS, MODEL_FILE
 from cvtune_edge.session import save_folded
 from onnx import compose
 
-from cvtune.bundle.graph import NETWORK
+from cvtune.bundle.graph import NETWORK, rename_output
 from cvtune.data.nodes import Nodes
 from cvtune.errors import ConfigError
 
 Colour = Literal["rgb", "bgr", "gray"]
-COLOURS: Final[tuple[Colour, ...]] = ("rgb", "bgr", "gray")
 _CAMERA: Final = "image"
 _RGB: Final = "form_rgb"
 
@@ -148,7 +147,6 @@ def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Model
     for output in other.graph.output:
         name = output.name.removeprefix(NETWORK)
         if name not in given:
-            graph.node.add(op_type="Identity", name=f"output_{name}", input=[output.name], output=[name])
             graph.output.add().CopyFrom(output)
-            graph.output[-1].name = name
+            rename_output(graph, output.name, name)
     return made

@@ -86,13 +86,12 @@ def build_model(
         point: the limits of the decision.
         novelty: the distance from what was trained on, where there is one.
     """
-    quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
-    network = Deployed(normalize, Classifier(quick, classifier.head), calibration, task=task).eval()
+    network = Deployed(normalize, quick(classifier), calibration, task=task).eval()
     exported = compose.add_prefix(network_graph(network, pre.size, deep=pre.deep), NETWORK)
     frame = frame_graph(pre)
     model = compose.merge_models(frame, exported, io_map=[("pixels", f"{NETWORK}pixels")])
     for output in model.graph.output:
-        _rename_output(model.graph, output.name, output.name.removeprefix(NETWORK))
+        rename_output(model.graph, output.name, output.name.removeprefix(NETWORK))
     add_decision(model, point, novelty)
     del model.opset_import[1:]  # merge_models lists the one opset twice
     model.producer_name = "cvtune"
@@ -106,6 +105,13 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
+def quick(classifier: Classifier) -> Classifier:
+    """The same with its BatchNorms folded."""
+    backbone, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
+    return Classifier(backbone, classifier.head)
+
+
+def rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Give an output of a graph the name of the contract."""
     graph.node.add(op_type="Identity", name=f"output_{new}", input=[old], output=[new])
     next(value for value in graph.output if value.name == old).name = new

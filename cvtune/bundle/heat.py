@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from cvtune.bundle.graph import Deployed
 from cvtune.bundle.network import cleaned
 from cvtune.data.preprocess import OPSET
-from cvtune.evaluation.explanation import heat_of, last_maps
+from cvtune.evaluation.explanation import heat_of, last_maps, margin
 from cvtune.models.engine import quiet_export
 
 OUTPUTS: Final = ("probabilities", "embedding", "heatmap")
@@ -38,16 +38,14 @@ class Heated(Deployed):
         cut = last_maps(backbone)
         z, pooled, maps = backbone.trace(self.normalize(pixels), cut)
 
-        def margin(z: Tensor, pooled: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        def score(z: Tensor, pooled: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             embedding = backbone.tail(z, pooled, cut)
             logits = head(embedding)
             probabilities = self.probabilities(logits)
-            k = logits.shape[1]
-            own = (probabilities.argmax(1)[:, None] == torch.arange(k)).to(logits.dtype)
-            return (logits * (own - (1 - own) / max(1, k - 1))).sum(), (probabilities, embedding)
+            return margin(logits, probabilities.argmax(1)).sum(), (probabilities, embedding)
 
         tapped = pooled.shape[1] > 0
-        gradients, (probabilities, embedding) = torch.func.grad(margin, (0, 1) if tapped else (0,), has_aux=True)(
+        gradients, (probabilities, embedding) = torch.func.grad(score, (0, 1) if tapped else (0,), has_aux=True)(
             z, pooled
         )
         heat = heat_of(backbone, z, gradients[0], maps, gradients[1] if tapped else None)
@@ -147,9 +145,9 @@ def _unpool(
     channels, (rows, columns) = inputs.shape[1], kernel
     share = inputs.new_full((channels, 1, rows, columns), 1 / (rows * columns))
     steps = stride or kernel
-    return _back(gradient, inputs, share, None, steps, padding, [1, 1], False, [0, 0], channels, [True, False, False])[
-        0
-    ]
+    only = [True, False, False]
+    found, *_ = _back(gradient, inputs, share, None, steps, padding, [1, 1], False, [0, 0], channels, only)
+    return found
 
 
 def _zeros(size: list[int], order: list[int], **options: Any) -> Tensor:
@@ -165,12 +163,8 @@ _GRADIENTS: Final[dict[Any, Any]] = {
 
 def _exportable(op: Any) -> Any:
     """The operator that the exporter knows: functionalising leaves copies of views, and views that need strides."""
-    if op in (_aten.view.default, _aten._unsafe_view.default):
-        return _aten.reshape.default
     name = op._schema.name.removeprefix("aten::")
-    if name.endswith("_copy") and name != "_to_copy":
-        name = name.removesuffix("_copy")
-        plain = getattr(_aten, "reshape" if name == "view" else name, None)
-        if plain is not None:
-            return plain.default if name == "view" else getattr(plain, op._overloadname)
-    return op
+    if name in ("view", "_unsafe_view", "view_copy"):
+        return _aten.reshape.default
+    plain = getattr(_aten, name.removesuffix("_copy"), None)
+    return op if plain is None or not name.endswith("_copy") else getattr(plain, op._overloadname)

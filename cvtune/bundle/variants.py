@@ -18,15 +18,14 @@ from cvtune_edge.runtime import Bundle
 from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 
-from cvtune.bundle.enclose import enclose_model
+from cvtune.bundle.enclose import enclose
 from cvtune.bundle.forms import Form, formed, with_network
 from cvtune.bundle.gate import Parity, Said, check, compare
-from cvtune.bundle.graph import Task
+from cvtune.bundle.graph import Task, quick
 from cvtune.bundle.heat import Heated, heated_graph
 from cvtune.errors import ConfigError, GateError, ModelError
 from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.explanation import heat_maps
-from cvtune.models.folding import folded
 from cvtune.models.head import Classifier
 from cvtune.models.normalize import Normalize
 
@@ -61,6 +60,7 @@ def add_variant(
     *,
     classifier: Classifier | None,
     normalize: Normalize,
+    calibration: Calibration,
     root: Path,
     paths: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -73,6 +73,7 @@ def add_variant(
         form: what the file takes and gives.
         classifier: the trained one, in eval mode; needed for a heat map alone.
         normalize: pixels to the network's input.
+        calibration: of its logits.
         root: of the folder of images.
         paths: images of the val, calib and test sides.
         progress: called after each image.
@@ -88,7 +89,7 @@ def add_variant(
         model = onnx.load(folder / MODEL_FILE)
         if form.heatmap:
             assert classifier is not None
-            model = with_network(model, _heated(bundle, classifier, normalize))
+            model = with_network(model, _heated(bundle, classifier, normalize, calibration))
         data = formed(model, form).SerializeToString()
         session = open_session(data)
         asked = _Asked(bundle, form, session)
@@ -107,7 +108,7 @@ def add_variant(
         check(parity)
         heat = None if classifier is None or not form.heatmap else asked.heat(model, classifier, normalize)
     variant = Variant(form, parity, heat)
-    enclose_model(folder, form.file, data, variant.to_json())
+    enclose(folder, form.file, data, variant=variant.to_json())
     return variant
 
 
@@ -130,16 +131,12 @@ def _check_shape(bundle: Bundle, form: Form) -> None:
             )
 
 
-def _heated(bundle: Bundle, classifier: Classifier, normalize: Normalize) -> onnx.ModelProto:
+def _heated(bundle: Bundle, classifier: Classifier, normalize: Normalize, calibration: Calibration) -> onnx.ModelProto:
     manifest = bundle.manifest
-    calibration = Calibration(
-        manifest.temperature, 0.0, 0.0, 1, scales=tuple(manifest.scales), shifts=tuple(manifest.shifts)
-    )
-    quick, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
     task: Task = "multi" if manifest.task == "multi" else "single"
-    network = Heated(normalize, Classifier(quick, classifier.head), calibration, task=task).eval()
+    network = Heated(normalize, quick(classifier), calibration, task=task).eval()
     try:
-        return heated_graph(network, manifest.size, deep=manifest.reading["pixels"] != "uint8")
+        return heated_graph(network, manifest.size, deep=bundle.reading.pixels != "uint8")
     except (ValueError, NotImplementedError, torch.onnx.errors.OnnxExporterError) as error:
         raise ModelError(
             f"{manifest.backbone}: its heat map does not go into a graph ({str(error).splitlines()[0]})", hint=_INSTEAD
@@ -161,8 +158,8 @@ def _frames(bundle: Bundle, form: Form, root: Path, paths: Iterable[str]) -> Ite
         if not _fits(frame.shape, form, bundle):
             size = f"{frame.shape[0]}x{frame.shape[1]}"
             raise ConfigError(
-                f"{root / path}: an image of {size} (height x width), and the region of interest belongs to one size of "
-                f"frame",
+                f"{root / path}: an image of {size} (height x width), and the region of interest "
+                "belongs to one size of frame",
                 hint=f"--static {size}",
             )
         yield _fitted(frame, form)
@@ -187,7 +184,7 @@ class _Asked:
         self._bundle, self._form, self._session = bundle, form, session
         self._names = [output.name for output in session.get_outputs()]
         self._told: list[tuple[Any, Any]] = []
-        self._maps: list[tuple[Frame, NDArray[np.float32]]] = []
+        self._maps: list[tuple[Frame, NDArray[np.float32], int]] = []
 
     @property
     def count(self) -> int:
@@ -203,7 +200,7 @@ class _Asked:
         answers = self._session.run(None, {"image": np.ascontiguousarray(shown)[None]})
         theirs = {name: answer[0] for name, answer in zip(self._names, answers, strict=True)}
         if self._form.heatmap and len(self._maps) < _MAPS:
-            self._maps.append((frame, theirs["heatmap"]))
+            self._maps.append((frame, theirs["heatmap"], int(ours.probabilities.argmax())))
         self._told.append(
             (
                 (ours.probabilities, ours.novelty, ours.decision),
@@ -227,13 +224,12 @@ class _Asked:
         Raises:
             GateError: it can be seen.
         """
-        deep = self._bundle.manifest.reading["pixels"] != "uint8"
+        deep = self._bundle.reading.pixels != "uint8"
         pixels = open_session(_until_pixels(model, deep=deep).SerializeToString())
         worst = 0.0
-        for frame, found in self._maps:
+        for frame, found, label in self._maps:
             (small,) = pixels.run(["pixels"], {"image": frame[None]})
             x = normalize(torch.from_numpy(small))
-            label = int(self._bundle.predict(frame).probabilities.argmax())
             wanted = heat_maps(classifier, x, torch.tensor([label]))[0].numpy()
             worst = max(worst, float(np.abs(found - wanted).max()))
         if not worst <= CLOSE_HEAT:

@@ -56,10 +56,20 @@ def _heat(classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
     z, pooled = z.detach().requires_grad_(), pooled.detach().requires_grad_()
     with torch.enable_grad():
         logits = classifier.tail(z, pooled, cut)
-        own = logits.gather(1, targets[:, None]).squeeze(1)
-        margin = own - (logits.sum(1) - own) / max(1, logits.shape[1] - 1)
-        dz, dpooled = torch.autograd.grad(margin.sum(), (z, pooled), allow_unused=True)
+        dz, dpooled = torch.autograd.grad(margin(logits, targets).sum(), (z, pooled), allow_unused=True)
     return heat_of(backbone, z.detach(), dz, maps, dpooled)
+
+
+def margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """How far a class's logit is above the mean of the others, [N]; by comparison, which goes into any graph.
+
+    Args:
+        logits: [N, K].
+        targets: int64 [N], the class that is asked for.
+    """
+    k = logits.shape[1]
+    own = (targets[:, None] == torch.arange(k, device=logits.device)).to(logits.dtype)
+    return (logits * (own - (1 - own) / max(1, k - 1))).sum(1)
 
 
 def heat_of(

@@ -29,7 +29,7 @@ from cvtune.evaluation.task import task_named
 from cvtune.evaluation.verdict import Decided
 from cvtune.report.measured import Honesty, distances_of, read_distances, read_honesty, read_latency
 from cvtune.report.training import Epoch, Fold, Stage, read_csv, read_epochs, read_folds, read_stages
-from cvtune.rundir import SIDES, RunDir, read_json, read_text
+from cvtune.rundir import SIDES, RunDir, images_root, read_json, read_text
 
 T = TypeVar("T")
 
@@ -249,8 +249,7 @@ def _untrusted(config: str) -> bool:
 def _folder(audit: Mapping[str, Any], environment: Mapping[str, Any]) -> Path | None:
     if "root" in audit:
         return Path(audit["root"])
-    named = Path(environment["folder"]) if "folder" in environment else None
-    return named.parent if named and named.is_file() else named  # a table's paths start beside it
+    return images_root(Path(environment["folder"])) if "folder" in environment else None
 
 
 def _count_sides(

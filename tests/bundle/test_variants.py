@@ -34,6 +34,7 @@ def add(case: Any, folder: Path, form: Form) -> Variant:
         form,
         classifier=case.classifier,
         normalize=case.product.normalize,
+        calibration=case.product.calibration,
         root=case.root,
         paths=case.paths,
     )

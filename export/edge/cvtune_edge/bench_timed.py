@@ -73,11 +73,10 @@ class Timed(Bundle):
             batch: frames at once; the setting's when 0.
         """
         batch = batch or self.setting.batch
+        turns = cycle(frames)
         if batch == 1:
-            turns = cycle(frames)
             answer = self.decide if self.manifest.decides else self.predict
             return lambda: answer(next(turns))
-        turns = cycle(frames)
         feed = {"image": np.stack([next(turns) for _ in range(batch)])}
         return lambda: self._session.run(self._asked, feed)
 

@@ -100,13 +100,24 @@ class Others:
 
     def _now(self) -> tuple[float, float, float, float]:
         """Seconds: of the clock, of all cores at work, stolen, and at work for this process and its children."""
-        own = sum(os.times()[:4])
-        line = re.search(r"^cpu +(.+)$", _read(self._root / "proc/stat"), flags=re.MULTILINE)
-        if line is None:
-            return time.monotonic(), own, 0.0, own
-        user, nice, system, _, _, irq, softirq, stolen = (int(field) for field in line[1].split()[:8])
-        tick = os.sysconf("SC_CLK_TCK")
-        return time.monotonic(), (user + nice + system + irq + softirq) / tick, stolen / tick, own
+        own = own_seconds()
+        busy, stolen = processor_seconds(self._root / "proc/stat") or (own, 0.0)
+        return time.monotonic(), busy, stolen, own
+
+
+def processor_seconds(stat: Path) -> tuple[float, float] | None:
+    """Seconds since the machine started, of all cores together: at work, and taken by the host; None without /proc."""
+    line = re.search(r"^cpu +(.+)$", _read(stat), flags=re.MULTILINE)
+    if line is None:
+        return None
+    user, nice, system, _, _, irq, softirq, stolen = (int(field) for field in line[1].split()[:8])
+    tick = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / tick, stolen / tick
+
+
+def own_seconds() -> float:
+    """Seconds of the processor that this process and its finished children used."""
+    return sum(os.times()[:4])
 
 
 def _versions() -> dict[str, str]:

@@ -143,7 +143,7 @@ def save_folded(model: bytes, path: Path) -> None:
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
-    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(model, options, providers=[CPU])
 
 
 def granted_threads() -> int:
