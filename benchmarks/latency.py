@@ -36,7 +36,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from cvtune_edge import machine as this
-from cvtune_edge.bench_timed import SIZE, Ask, Setting, Timed, drawn, precisions, timed
+from cvtune_edge.bench_timed import SIZE, Ask, Setting, Timed, drawn, timed
 from cvtune_edge.latency import Times
 from cvtune_edge.manifest import load_manifest
 from cvtune_edge.session import open_session
@@ -104,9 +104,9 @@ def bare_network(model: Path) -> bytes:
 
 def against_bare(bundle: Path, precision: str, *, rounds: int = ROUNDS) -> dict[str, Any]:
     """A frame to the decision, against the bare network with pixels of noise, in turns on one core."""
-    file = precisions(load_manifest(bundle))[precision]
+    file = load_manifest(bundle).models[precision]
     with one_core():
-        line = Timed(bundle, Setting(precision, file, 1, 1), provider="cpu", spin=False)
+        line = Timed(bundle, Setting(precision, 1, 1), provider="cpu", spin=False)
         whole = line.asker([drawn(line.manifest, SIZE)])
         size = line.manifest.size
         pixels = np.random.default_rng(0).integers(0, 256, (1, 3, size, size), np.uint8)
@@ -143,7 +143,7 @@ def whole(bundle: Path, scratch: Path) -> dict[str, Any]:
 
 def int8(bundle: Path, scratch: Path) -> dict[str, Any]:
     """The int8 model, where there is one."""
-    if "int8" not in precisions(load_manifest(bundle)):
+    if "int8" not in load_manifest(bundle).models:
         return {"left_out": "this bundle has no int8 model"}
     return against_bare(bundle, "int8")
 
@@ -151,7 +151,7 @@ def int8(bundle: Path, scratch: Path) -> dict[str, Any]:
 def steady(bundle: Path, scratch: Path) -> dict[str, Any]:
     """One frame after the other, on one core."""
     with one_core():
-        line = Timed(bundle, Setting("float32", "model.onnx", 1, 1), provider="cpu", spin=False)
+        line = Timed(bundle, Setting("float32", 1, 1), provider="cpu", spin=False)
         answer = line.asker([drawn(line.manifest, SIZE)])
         for _ in range(10):
             answer()

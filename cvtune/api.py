@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cvtune_edge.latency import Latency
 
     from cvtune.bundle.forms import Colour
+    from cvtune.bundle.lighter.add import Lighter, Precision
     from cvtune.bundle.variants import Variant
     from cvtune.models.head import Classifier, HeadFactory
     from cvtune.steps import Audited
@@ -211,6 +212,7 @@ def load_bundle(
     untrusted: bool = False,
     provider: str | Sequence[str] = "cpu",
     spin: bool = False,
+    precision: str = "auto",
 ) -> Bundle:
     """Open a bundle, or the bundle of a run.
 
@@ -220,12 +222,14 @@ def load_bundle(
         untrusted: decode files in child processes, bounded in time and memory.
         provider: who computes, "cpu", "cuda", ...; refused where it does not run here.
         spin: let threads wait actively within an answer.
+        precision: which model answers: "auto", "float32", "int8", "float16"; see :class:`cvtune_edge.Bundle`.
 
     Raises:
-        BundleError: no bundle, or one whose files were changed.
+        BundleError: no bundle, one whose files were changed, or none with such a model.
         CvtuneError: the provider does not run here.
     """
-    return Bundle(bundle_of(Path(path)), threads=threads, untrusted=untrusted, provider=provider, spin=spin)
+    bundle = bundle_of(Path(path))
+    return Bundle(bundle, threads=threads, untrusted=untrusted, provider=provider, spin=spin, precision=precision)
 
 
 def bench(path: PathLike, plan: Plan | None = None, *, progress: Callable[[str], None] = lambda what: None) -> Latency:
@@ -370,6 +374,44 @@ class Run:
             self.report()
         return variant
 
+    def lighten(
+        self,
+        precision: Precision,
+        *,
+        max_drop: float | None = None,
+        progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    ) -> Lighter:
+        """Put a lighter model into the bundle, if it loses next to nothing on the val and calib images.
+
+        Args:
+            precision: "int8", which has to be faster on this machine as well, or "float16", a smaller file.
+            max_drop: points of accuracy that it may lose, 0.5 when None; one image in any case.
+            progress: called with what is done, how much of it, and of how much (0 where that is not known).
+
+        Raises:
+            GateError: it loses more, or is not faster; nothing was written.
+        """
+        from cvtune.bundle.lighter.add import MAX_DROP, add_lighter
+        from cvtune.data.index import DatasetIndex
+        from cvtune.data.split import Split
+
+        root = images_root(Path(read_json(self.directory.environment)["folder"]))
+        index = DatasetIndex.load(self.directory.index, root=root)
+        with self.directory.locked():
+            lighter = add_lighter(
+                self.directory.bundle,
+                precision,
+                index,
+                Split.load(self.directory.split, index),
+                max_drop=MAX_DROP if max_drop is None else max_drop,
+                untrusted=load_config(file=self.directory.config).data.untrusted,
+                tell=progress,
+            )
+        self._bundle = None  # of other files now
+        if self.directory.report.is_file():
+            self.report()
+        return lighter
+
     def model(self, *, head: HeadFactory | None = None) -> Classifier:
         """The trained torch classifier, in eval mode; its input is normalised by model.json's mean and std.
 
@@ -425,6 +467,9 @@ _SECTIONS = {
     "target": "objective",
     "review_rate": "objective",
     "guarantee": "objective",
+    "int8": "export",
+    "fp16": "export",
+    "int8_max_drop": "export",
     "words": "objective",
 }
 

@@ -8,6 +8,7 @@ from signal import SIGTERM
 from typing import Annotated, Any
 
 import typer
+from cvtune_edge.terminal import inert
 
 from cvtune import __version__
 from cvtune.errors import ConfigError, CvtuneError
@@ -34,6 +35,15 @@ Merge = Annotated[list[str] | None, typer.Option(help="Classes that are one: scr
 Ignore = Annotated[list[str] | None, typer.Option(help="Class that is left out.")]
 Provider = Annotated[str, typer.Option(help="Who computes: cpu, cuda, tensorrt, openvino, coreml, xnnpack, directml.")]
 Spin = Annotated[bool, typer.Option("--spin", help="Let threads wait actively within an answer.")]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option("--key", help="Public key, PEM: refuse a bundle that was not signed with its private one."),
+]
+Int8 = Annotated[bool, typer.Option("--int8", help="A model in eight bits too, if as good and faster here.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="A model with weights as float16 too, half the size.")]
+MaxDrop = Annotated[
+    float | None, typer.Option(min=0, max=100, help="Points of accuracy that they may lose on val and calib; 0.5.")
+]
 Untrusted = Annotated[bool, typer.Option("--untrusted", help="Decode in a child process, bounded in time and memory.")]
 
 
@@ -92,6 +102,9 @@ def fit(
         bool, typer.Option("--guarantee", help="The images have to prove the targets; REVIEW where they do not.")
     ] = False,
     words: Annotated[str | None, typer.Option(help="factory (escape, overkill) or clinic (sensitivity).")] = None,
+    int8: Int8 = False,
+    fp16: Fp16 = False,
+    int8_max_drop: MaxDrop = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a run that was interrupted.")] = None,
     plan: Annotated[Path | None, typer.Option(help="An earlier run: choose again what it chose by the clock.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same files: same bytes.")] = None,
@@ -128,6 +141,9 @@ def fit(
         "review_rate": _share("--review-rate", review_rate),
         "guarantee": guarantee or None,
         "words": words,
+        "int8": int8 or None,
+        "fp16": fp16 or None,
+        "int8_max_drop": int8_max_drop,
         "train.loggers": logger or None,
     }
     try:
@@ -193,6 +209,10 @@ def predict(
     untrusted: Untrusted = False,
     provider: Provider = "cpu",
     spin: Spin = False,
+    precision: Annotated[
+        str, typer.Option(help="auto, float32, int8 or float16; auto: int8 where it answers here as in the lab.")
+    ] = "auto",
+    key: PublicKey = None,
 ) -> None:
     """Say what is on images, by the code that runs on the line."""
     from cvtune_edge.predict import predict_command
@@ -209,6 +229,8 @@ def predict(
             untrusted=untrusted,
             provider=provider,
             spin=spin,
+            precision=precision,
+            key=key,
         )
     )
 
@@ -218,17 +240,49 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle.")],
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the network.")] = None,
     provider: Provider = "cpu",
+    key: PublicKey = None,
 ) -> None:
     """Is a bundle whole, and does this machine answer for its golden frames as the lab did?"""
     from cvtune_edge.cli import verify_command
 
     from cvtune.rundir import bundle_of
 
-    raise typer.Exit(verify_command(bundle_of(bundle), threads=threads, provider=provider))
+    raise typer.Exit(verify_command(bundle_of(bundle), threads=threads, provider=provider, key=key))
+
+
+@app.command()
+def sign(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run or a bundle; none to make keys alone.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The private key to sign with, PEM.")] = None,
+    make: Annotated[
+        Path | None, typer.Option("--new-key", help="Make a pair, line.pem and line.pub.pem, and sign with it.")
+    ] = None,
+) -> None:
+    """Sign a bundle, so that a line PC with the public key runs no other."""
+    from cvtune_edge.signature import new_key
+    from cvtune_edge.signature import sign as sign_bundle
+
+    from cvtune.rundir import bundle_of
+
+    if (key is None) is (make is None) or (bundle is None and make is None):
+        raise ConfigError(
+            "name a bundle and a private key, or a new key",
+            hint="cvtune sign RUN --key line.pem, or cvtune sign RUN --new-key line.pem",
+        )
+    if make is not None:
+        public = new_key(make)
+        typer.echo(inert(f"{make}: the private key; whoever has it can sign, so keep it off the line"))
+        typer.echo(inert(f"{public}: the public key, for `cvtune-edge predict BUNDLE --key {public.name}`"))
+    private = key or make
+    if bundle is not None and private is not None:
+        typer.echo(inert(f"signed: {sign_bundle(bundle_of(bundle), private)}"))
 
 
 @app.command()
 def bench(
+    ctx: typer.Context,
     bundle: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run, which keeps the table, or a bundle.")],
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH", help="Pictures to read and show; a drawn frame without any.")
@@ -243,6 +297,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure how long a model takes on this machine, from the file to the decision."""
+    _tell_of_signature(ctx, bundle)
     from cvtune_edge.bench import BATCHES, SECONDS, Plan
     from cvtune_edge.bench_table import save, show
 
@@ -349,37 +404,62 @@ def repeat(
 
 @app.command()
 def export(
+    ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     colour: Annotated[str, typer.Option(help="What the camera delivers: bgr, or gray [N, H, W].")] = "rgb",
     static: Annotated[
         str | None, typer.Option(help="480x640: height x width of every frame, for accelerators.")
     ] = None,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Give the heat map as well.")] = False,
+    int8: Int8 = False,
+    fp16: Fp16 = False,
+    int8_max_drop: MaxDrop = None,
     quiet: Quiet = False,
 ) -> None:
     """Put a further model into the bundle of a run, checked against the one that is there."""
+    _tell_of_signature(ctx, run)
     from cvtune import api
+    from cvtune.config import ExportConfig
     from cvtune.console import Console
-    from cvtune.tables import variant_lines
+    from cvtune.errors import GateError
+    from cvtune.tables import lighter_lines, variant_lines
 
     console = Console(quiet=quiet)
-    found = api.load_run(run).export(
-        colour=colour,  # type: ignore[arg-type] # the form refuses what it does not know
-        static=_pair("--static", static, "height and width, 480x640"),
-        heatmap=heatmap,
-        progress=lambda done, of: console.progress("parity", done, of),
-    )
-    console.end_progress()
-    if not quiet:
-        typer.echo("\n".join(variant_lines(found, run)))
+    opened = api.load_run(run)
+    lighter = ExportConfig(int8=int8, fp16=fp16).precisions
+    if not lighter or colour != "rgb" or static is not None or heatmap:
+        found = opened.export(
+            colour=colour,  # type: ignore[arg-type] # the form refuses what it does not know
+            static=_pair("--static", static, "height and width, 480x640"),
+            heatmap=heatmap,
+            progress=lambda done, of: console.progress("parity", done, of),
+        )
+        console.end_progress()
+        if not quiet:
+            typer.echo("\n".join(variant_lines(found, run)))
+    refused: list[GateError] = []
+    for precision in lighter:
+        try:
+            made = opened.lighten(precision, max_drop=int8_max_drop, progress=console.progress)
+        except GateError as error:  # the other one may do
+            refused.append(error)
+        else:
+            if not quiet:
+                typer.echo("\n".join(lighter_lines(made, run)))
+        finally:
+            console.end_progress()
+    if refused:
+        raise GateError("\n".join(error.message for error in refused), hint=refused[0].hint)
 
 
 @app.command()
 def report(
+    ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Build report.html again from the files of a run."""
+    _tell_of_signature(ctx, run)
     import webbrowser
 
     from cvtune import api
@@ -418,14 +498,31 @@ def _run(argv: list[str] | None) -> int:
     try:
         app(args=argv, prog_name="cvtune", standalone_mode=True)
     except CvtuneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(inert(f"error: {error}", keep="\n"), file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a disk that is full, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
+        print(inert(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+def _tell_of_signature(ctx: typer.Context, path: Path) -> None:
+    """At the end of a command that may change a bundle, say if it is signed no more."""
+    from cvtune_edge.signature import is_signed
+
+    from cvtune.rundir import bundle_of
+
+    bundle = bundle_of(path)
+
+    def tell() -> None:
+        if not is_signed(bundle):
+            what = "note: the bundle was changed, and its signature taken away: sign it again with `cvtune sign`"
+            typer.echo(what, err=True)
+
+    if is_signed(bundle):
+        ctx.call_on_close(tell)
 
 
 def _data_flags(

@@ -153,6 +153,20 @@ class ObjectiveConfig(_Section):
     words: Literal["factory", "clinic"] = "factory"  # escape and overkill, or sensitivity and specificity
 
 
+class ExportConfig(_Section):
+    """[export]: further models in the bundle."""
+
+    int8: bool = False  # in eight bits, if it is as good and faster on this machine; takes minutes
+    fp16: bool = False  # weights as float16: half the size
+    int8_max_drop: float = Field(0.5, ge=0, le=100)  # points of accuracy that either may lose
+
+    @property
+    def precisions(self) -> tuple[Literal["int8", "float16"], ...]:
+        """Those that are asked for."""
+        asked: dict[Literal["int8", "float16"], bool] = {"int8": self.int8, "float16": self.fp16}
+        return tuple(precision for precision, wanted in asked.items() if wanted)
+
+
 class Config(_Section):
     """Everything that decides a run.
 
@@ -168,6 +182,7 @@ class Config(_Section):
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    export: ExportConfig = ExportConfig()
 
 
 def preset_names() -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def fit(
                 book.add_final(final)
             if not stop:
                 book.studied(steps.study(lab, session, book.evidence))
+                steps.lighten(lab, split)
         return book.close(stopped=stop.exit_code)
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cvtune.api import Compared, Evaluation, Repeated
 from cvtune.audit import Finding
 from cvtune.audit.finding import EXAMPLES
-from cvtune.bundle.variants import Variant
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.rates import Rate
 from cvtune.rundir import RunDir
+
+if TYPE_CHECKING:
+    from cvtune.bundle.lighter.add import Lighter
+    from cvtune.bundle.lighter.tally import Loss
+    from cvtune.bundle.variants import Variant
 
 _MOST: Final = 40  # parts that are listed
 
@@ -107,6 +111,25 @@ def variant_lines(found: Variant, run: Path) -> list[str]:
         f"probability {parity.worst:.1e}",
         *drawn,
     ]
+
+
+def lighter_lines(found: Lighter, run: Path) -> list[str]:
+    """What `cvtune export --int8` prints of a model of fewer bits."""
+    sides = [("val, calib", found.chosen)] + ([("test", found.test)] if found.test else [])
+    size = "{:.1f} MB in place of {:.1f}".format(*(size / 1e6 for size in found.bytes))
+    return [
+        f"{RunDir(run).bundle / found.file}",
+        f"made       {found.made}",
+        *(f"{name:<11}{_loss_line(loss)}" for name, loss in sides),
+        f"here       {100 * found.share:.0f} % of model.onnx's time for a frame, {size}",
+    ]
+
+
+def _loss_line(loss: Loss) -> str:
+    before, after = loss.before, loss.after
+    pairs = [("right", "right"), ("escaped", "escaped"), ("rejected", "rejected"), ("review", "to REVIEW")]
+    told = [f"{getattr(after, name)} {word} ({getattr(before, name)} before)" for name, word in pairs]
+    return f"{', '.join(told)}, {loss.same} decided alike, of {before.images}"
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from cvtune_edge.errors import ImageError
 from cvtune_edge.golden import read_golden
 from cvtune_edge.manifest import MODEL_FILE
-from cvtune_edge.runtime import Bundle
+from cvtune_edge.runtime import Bundle, read_model
 from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 
@@ -84,9 +84,9 @@ def add_variant(
         GateError: it answers otherwise, or no image could be asked about.
         ModelError: the backbone has no maps.
     """
-    with Bundle(folder, untrusted=untrusted) as bundle:
+    with Bundle(folder, untrusted=untrusted, precision="float32") as bundle:
         _check_shape(bundle, form)
-        model = onnx.load(folder / MODEL_FILE)
+        model = onnx.load_model_from_string(read_model(folder, MODEL_FILE, bundle.manifest))
         if form.heatmap:
             assert classifier is not None
             model = with_network(model, _heated(bundle, classifier, normalize, calibration))
@@ -101,9 +101,9 @@ def add_variant(
                 f"{root}: none of the {len(paths)} images of the val, calib and test sides can be asked about",
                 hint=f"{_INSTEAD}; the images have to be where the run found them",
             )
-        for golden in read_golden(folder):
+        for golden in read_golden(folder, bundle.manifest.files):
             if _fits(golden.shape, form, bundle):
-                asked.add(_fitted(golden.frame(folder), form))
+                asked.add(_fitted(golden.frame(folder, bundle.manifest.files), form))
         parity = asked.parity()
         check(parity)
         heat = None if classifier is None or not form.heatmap else asked.heat(model, classifier, normalize)

@@ -5,6 +5,7 @@ from cvtune.steps.divide import Audited, audited, divide, record, window
 from cvtune.steps.examine import Seen, examine
 from cvtune.steps.final import FinalFit, final_fit
 from cvtune.steps.folds import cross_validate
+from cvtune.steps.lighten import lighten
 from cvtune.steps.read import Data, aim, index, network, read, settle
 from cvtune.steps.strange import Shown, Strange, strangeness
 from cvtune.steps.study import Evidence, study
@@ -30,6 +31,7 @@ __all__ = [
     "final_fit",
     "find_weights",
     "index",
+    "lighten",
     "network",
     "new_run",
     "prepare",

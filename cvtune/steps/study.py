@@ -75,7 +75,8 @@ def study(lab: Lab, session: Session, evidence: Evidence) -> Studies:
         session: that writes down what the clock decides.
         evidence: the model and its images.
     """
-    with Bundle(lab.run.bundle, options=lab.data.options, untrusted=lab.config.data.untrusted) as bundle:
+    config, options = lab.config.data, lab.data.options
+    with Bundle(lab.run.bundle, options=options, untrusted=config.untrusted, precision="float32") as bundle:
         return _studied(lab, session, evidence, bundle)
 
 

@@ -39,11 +39,14 @@ PLACES = {
     "timm": ("cvtune.models",),
     "lightning": ("cvtune.training",),
     "albumentations": ("cvtune.data.augment",),
-    "onnxruntime": ("cvtune_edge.session",),
+    "onnxruntime": ("cvtune_edge.session", "cvtune.bundle.lighter.quantizer"),
     "typer": ("cvtune.cli",),
 }
 EDGE_ONLY = {"numpy", "onnxruntime", "cv2"}
-EDGE_EXTRAS = {"pydicom": "cvtune_edge.dicom"}  # library of an extra: the one module that imports it
+EDGE_EXTRAS = {  # library of an extra: the one module that imports it
+    "pydicom": "cvtune_edge.dicom",
+    **dict.fromkeys(("model_signing", "cryptography"), "cvtune_edge.signature"),
+}
 
 REPO = Path(__file__).resolve().parents[2]
 SOURCES = sorted((REPO / "cvtune").rglob("*.py")) + sorted((REPO / "export/edge/cvtune_edge").rglob("*.py"))

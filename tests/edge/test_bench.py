@@ -17,7 +17,7 @@ from cvtune_edge.bench import Plan, _settings, _threads, bench
 from cvtune_edge.bench_child import ask
 from cvtune_edge.bench_steps import read_profile, steps_of
 from cvtune_edge.bench_table import lines
-from cvtune_edge.bench_timed import Setting, Timed, drawn, frame_size, in_turns, precisions
+from cvtune_edge.bench_timed import Setting, Timed, drawn, frame_size, in_turns
 from cvtune_edge.cli import main
 from cvtune_edge.latency import STEPS, Latency, Times
 from cvtune_edge.manifest import Manifest, file_sha256
@@ -173,7 +173,7 @@ def test_every_precision_is_timed(make_bundle: MakeBundle) -> None:
     assert [line.rpartition(" ")[2] for line in found.headlines()] == ["(float32)", "(int8)"]
     for other in ({"colour": "bgr"}, {"shape": [480, 640]}, {"heatmap": True}):  # they take or give something else
         tree = manifest_tree(files=files, variants={"model.int8.onnx": {**same, **other}})
-        assert precisions(Manifest.from_json(tree)) == {"float32": "model.onnx"}
+        assert Manifest.from_json(tree).models == {"float32": "model.onnx"}
 
 
 def test_what_cannot_be_measured_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_steps_are_told_by_the_names_of_the_nodes(tmp_path: Path) -> None:
 
 
 def test_onnxruntime_writes_the_profile_that_is_read(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    setting = Setting("float32", "model.onnx", 1, 1)
+    setting = Setting("float32", 1, 1)
     folder = make_bundle(model=named_model())
     model = Timed(folder, setting, provider="cpu", spin=False, profile=tmp_path / "p-")
     answer = model.asker([np.zeros((10, 12, 3), np.uint8)])

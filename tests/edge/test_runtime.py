@@ -236,7 +236,7 @@ def test_a_changed_model_is_refused(bundle_folder: Path) -> None:
 
 
 def test_a_model_that_is_no_onnx(make_bundle: MakeBundle) -> None:
-    with pytest.raises(BundleError, match=r"model\.onnx: onnxruntime cannot load it"):
+    with pytest.raises(BundleError, match=r"model\.onnx: .*: a model with a field of form 6"):
         Bundle(make_bundle(model=b"not a protobuf"))
 
 

@@ -19,7 +19,8 @@ def test_bytes_and_paths_with_the_options_asked_for(tmp_path: Path) -> None:
         assert opened.get_providers() == ["CPUExecutionProvider"]
         options = opened.get_session_options()
         assert options.intra_op_num_threads == 1
-        assert options.log_severity_level == 3
+        assert options.log_severity_level == 4, "an error is raised, and would be said twice"
+        assert options.get_session_config_entry("session.load_model_format") == "ONNX"
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
         (answer,) = opened.run(["probabilities"], {"image": np.zeros((7, 2, 2, 3), np.uint8)})
         assert answer.shape == (7, 3)

@@ -16,10 +16,10 @@ from cvtune_edge import machine
 from cvtune_edge.bench_child import Child, ask
 from cvtune_edge.bench_files import Material, gather
 from cvtune_edge.bench_steps import read_profile, steps_of
-from cvtune_edge.bench_timed import Ask, Setting, Timed, frame_size, in_turns, precisions, timed
+from cvtune_edge.bench_timed import Ask, Setting, Timed, frame_size, in_turns, timed
 from cvtune_edge.errors import CvtuneError
 from cvtune_edge.latency import FEW, Decoded, Latency, Row, Startup, Times
-from cvtune_edge.manifest import MODEL_FILE, Manifest
+from cvtune_edge.manifest import Manifest
 from cvtune_edge.runtime import Bundle
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32)
@@ -129,10 +129,10 @@ def _threads(provider: str) -> tuple[int, ...]:
 def _settings(manifest: Manifest, plan: Plan) -> Iterator[Setting]:
     """Every number of threads with one frame at a time, and all batches with the most threads."""
     threads = plan.threads or (1,)
-    for precision, file in precisions(manifest).items():
+    for precision in manifest.models:
         if 1 in plan.batches:
-            yield from (Setting(precision, file, count, 1) for count in threads)
-        yield from (Setting(precision, file, max(threads), batch) for batch in plan.batches if batch > 1)
+            yield from (Setting(precision, count, 1) for count in threads)
+        yield from (Setting(precision, max(threads), batch) for batch in plan.batches if batch > 1)
 
 
 def _children(work: _Work) -> dict[Setting, Child]:
@@ -141,7 +141,7 @@ def _children(work: _Work) -> dict[Setting, Child]:
     plan, size = work.plan, work.material.size
     common = {"bundle": str(work.path.resolve()), "size": size, "provider": plan.provider, "spin": plan.spin}
     return {
-        one: ask({**common, "file": one.file, "threads": one.threads, "batch": one.batch})
+        one: ask({**common, "precision": one.precision, "threads": one.threads, "batch": one.batch})
         for one in work.settings
         if one.batch in (1, largest)
     }
@@ -149,7 +149,7 @@ def _children(work: _Work) -> dict[Setting, Child]:
 
 def _startup(children: Mapping[Setting, Child]) -> Startup:
     """Of the model proper, one frame at a time and with as many threads as there are cores where that was measured."""
-    proper = [one for one in children if one.file == MODEL_FILE]
+    proper = [one for one in children if one.precision == "float32"]
     child: Mapping[str, Any] = children[max(proper, key=lambda one: (one.batch == 1, one.threads))]
     libraries, opened, golden = (round(child[name], 3) for name in ("libraries", "opened", "golden"))
     return Startup(libraries, opened, golden, child["frames"])
@@ -176,8 +176,8 @@ def _profile(work: _Work) -> dict[Setting, list[dict[str, float]]]:
 
 def _by_session(settings: Sequence[Setting]) -> list[list[Setting]]:
     """Settings that one session serves: batches differ, model and threads do not."""
-    keys = dict.fromkeys((one.file, one.threads) for one in settings)
-    return [[one for one in settings if (one.file, one.threads) == key] for key in keys]
+    keys = dict.fromkeys((one.precision, one.threads) for one in settings)
+    return [[one for one in settings if (one.precision, one.threads) == key] for key in keys]
 
 
 def _run_some(model: Timed, setting: Setting, frames: Sequence[NDArray[Any]], seconds: float) -> tuple[int, int]:

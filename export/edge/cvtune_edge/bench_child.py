@@ -50,13 +50,13 @@ def ask(setting: Mapping[str, Any]) -> Child:
 
 
 def measure(
-    bundle: str, file: str, *, threads: int, batch: int, size: tuple[int, int], provider: str, spin: bool
+    bundle: str, precision: str, *, threads: int, batch: int, size: tuple[int, int], provider: str, spin: bool
 ) -> Child:
     """Open a bundle and answer, in a process that has done nothing else.
 
     Args:
         bundle: its folder.
-        file: of the model in it.
+        precision: of the model in it.
         threads: of the network.
         batch: frames at once.
         size: (width, height) of the frames.
@@ -72,7 +72,7 @@ def measure(
     from cvtune_edge.machine import peak_mb
 
     loaded = time.perf_counter()
-    model = Timed(bundle, Setting("", file, threads, batch), provider=provider, spin=spin)
+    model = Timed(bundle, Setting(precision, threads, batch), provider=provider, spin=spin)
     ready = time.perf_counter()
     golden = model.verify().frames if batch == 1 else 0
     verified = time.perf_counter()
@@ -91,7 +91,7 @@ def measure(
 def main() -> None:
     """Measure what the command line names, and say it on stdout."""
     setting = json.loads(sys.argv[1])
-    print(json.dumps(measure(setting.pop("bundle"), setting.pop("file"), **setting)))
+    print(json.dumps(measure(setting.pop("bundle"), setting.pop("precision"), **setting)))
 
 
 if __name__ == "__main__":

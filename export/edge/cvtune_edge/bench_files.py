@@ -99,10 +99,11 @@ def _of_files(bundle: Bundle, images: Sequence[Path]) -> Material:
 
 def _without_files(bundle: Bundle, size: tuple[int, int]) -> Material:
     width, height = size
-    photographs = [one for one in read_golden(bundle.path) if one.kind != "drawn" and one.file in bundle.manifest.files]
+    photographs = [one for one in read_golden(bundle.path, bundle.manifest.files) if one.kind != "drawn"]
     # enlarged: golden frames are kept small, and what they show, unlike noise, packs as pictures do
     pictures = [
-        cv2.resize(one.frame(bundle.path), size, interpolation=cv2.INTER_CUBIC) for one in photographs[:_MOST_FRAMES]
+        cv2.resize(one.frame(bundle.path, bundle.manifest.files), size, interpolation=cv2.INTER_CUBIC)
+        for one in photographs[:_MOST_FRAMES]
     ]
     what = f"{len(pictures)} golden frames enlarged to" if pictures else "noise of"
     frame = drawn(bundle.manifest, size)

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from cvtune_edge.errors import CvtuneError
 from cvtune_edge.latency import STEPS, Latency, Row, Times
+from cvtune_edge.terminal import inert
 
 _TOTAL = ("precision", "threads", "batch", "runs", "p50 ms", "p95 ms", "p99 ms", "mean ms", "frames/s", "peak MB")
 _STEPS = ("precision", "threads", "step", "runs", "p50 ms", "p95 ms", "p99 ms", "mean ms")
@@ -80,4 +81,4 @@ def save(found: Latency, path: Path) -> None:
 def show(found: Latency, name: str, out: TextIO | None = None) -> None:
     """Print it."""
     for line in lines(found, name):
-        print(line, file=out or sys.stdout)
+        print(inert(line), file=out or sys.stdout)

@@ -12,13 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cvtune_edge.manifest import MODEL_FILE, Manifest
+from cvtune_edge.manifest import Manifest
 from cvtune_edge.runtime import Bundle, open_model
 
 Ask = Callable[[], object]
 
 SIZE: Final = (640, 480)
-_SAME: Final = {"colour": "rgb", "shape": None, "heatmap": False}  # forms that take and give what model.onnx does
 _ROUNDS: Final = 3  # at least: fewer would not show that the machine changed meanwhile
 _LONG: Final = 0.1  # seconds; from there on a run does not suffer from the caches that the one before it left
 _EVER: Final = 32  # drawn frames of 16 bits and of float numbers stay within the window, or within this where none is
@@ -26,21 +25,11 @@ _EVER: Final = 32  # drawn frames of 16 bits and of float numbers stay within th
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: a file of the bundle, by its precision, with some threads and frames at once."""
+    """What is timed: a model of the bundle, by its precision, with some threads and frames at once."""
 
     precision: str
-    file: str
     threads: int
     batch: int
-
-
-def precisions(manifest: Manifest) -> dict[str, str]:
-    """The models of a bundle that take the same frames: precision and file, model.onnx first."""
-    found = {"float32": MODEL_FILE}
-    for file, form in manifest.variants.items():
-        if all(form[name] == value for name, value in _SAME.items()):
-            found.setdefault(form["precision"], file)
-    return found
 
 
 class Timed(Bundle):
@@ -58,12 +47,13 @@ class Timed(Bundle):
         self, path: Path | str, setting: Setting, *, provider: str, spin: bool, profile: Path | None = None
     ) -> None:
         self.setting, self._profile = setting, profile
-        super().__init__(path, threads=setting.threads, verify=False, provider=provider, spin=spin)
+        super().__init__(
+            path, threads=setting.threads, verify=False, provider=provider, spin=spin, precision=setting.precision
+        )
 
     def _load(self, threads: int | None, *, provider: str | Sequence[str], spin: bool) -> Any:
-        model = self.path / self.setting.file
         options = {"threads": threads, "provider": provider, "spin": spin, "profile": self._profile}
-        return open_model(model, self.manifest, **options)
+        return open_model(self.path, self._file, self.manifest, **options)
 
     def asker(self, frames: Sequence[NDArray[Any]], batch: int = 0) -> Ask:
         """A function that answers once: as the line does where it is one frame, else the graph for all of them.

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cvtune_edge import __version__
-from cvtune_edge.errors import CvtuneError
+from cvtune_edge.errors import BundleError, CvtuneError
 from cvtune_edge.manifest import load_manifest
 from cvtune_edge.predict import EXIT_UNREADABLE, predict_command
+from cvtune_edge.terminal import inert
 
 __all__ = [
     "EXIT_UNREADABLE",
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "info":
             return info_command(args.bundle, json=args.json, provider=args.provider)
         if args.command == "verify":
-            return verify_command(args.bundle, threads=args.threads, provider=args.provider)
+            return verify_command(args.bundle, threads=args.threads, provider=args.provider, key=args.key)
         if args.command == "bench":
             return bench_command(
                 args.bundle,
@@ -59,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             untrusted=args.untrusted,
             provider=args.provider,
             spin=args.spin,
+            precision=args.precision,
+            key=args.key,
         )
     except CvtuneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(inert(f"error: {error}", keep="\n"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -80,23 +83,48 @@ def utf8_output() -> None:
 
 
 def verify_command(
-    bundle: Path | str, *, threads: int | None = None, provider: str = "cpu", out: TextIO | None = None
+    bundle: Path | str,
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+    key: Path | str | None = None,
+    out: TextIO | None = None,
 ) -> int:
     """Verify a bundle's files, and that this machine answers for its golden frames as the lab did.
 
+    Args:
+        bundle: the bundle's folder.
+        threads: threads inside one operator.
+        provider: who computes.
+        key: a public key; the bundle has to be signed with its private one.
+        out: stdout when None.
+
     Raises:
-        BundleError: not a bundle, or one that was changed.
+        BundleError: not a bundle, one that was changed, or one that is not signed with the key.
         MismatchError: it answers otherwise.
-        CvtuneError: the provider does not run here.
+        CvtuneError: the provider does not run here, or the key cannot be used.
     """
     from cvtune_edge.golden import check
     from cvtune_edge.runtime import Bundle  # cv2 and onnxruntime: not for --help
+    from cvtune_edge.signature import SIGNATURE_FILE, is_signed
 
-    model = Bundle(bundle, threads=threads, verify=False, provider=provider)
+    model = Bundle(bundle, threads=threads, verify=False, provider=provider, key=key)
     verified = model.verify()
     check(verified, model.path)
     count = len(model.manifest.files)
     print(f"{count} of {count} files are as exported; {verified}", file=out or sys.stdout)
+    if key is not None:
+        print(inert(f"signed with the key of {Path(key).as_posix()}"), file=out or sys.stdout)
+    elif is_signed(model.path):
+        print(f"{SIGNATURE_FILE} was not looked at: --key PUBLIC.pem does", file=out or sys.stdout)
+    for precision in list(model.manifest.models)[1:]:
+        try:
+            again = Bundle(bundle, threads=threads, verify=False, provider=provider, precision=precision, key=key)
+            found = again.verify()
+            line = f"{found}{': not used here, float32 answers' if found.wrong else ''}"
+        except BundleError as error:  # whole, as was found above, but not for this onnxruntime
+            line = f"not used here, float32 answers: {error.message}"
+        print(inert(f"{precision}: {line}"), file=out or sys.stdout)
     return 0
 
 
@@ -171,7 +199,7 @@ def info_command(
         print(dumps(tree, indent=2), file=out)
         return 0
     for key, value in tree.items():
-        print(f"{key:<15} {_latency(value) if key == 'latency' else _plain(value)}", file=out)
+        print(inert(f"{key:<15} {_latency(value) if key == 'latency' else _plain(value)}"), file=out)
     print(f"{'verified':<15} {len(tree['files'])} of {len(tree['files'])} files", file=out)
     print(f"{'runs on':<15} {_runs_on(bundle, provider)}", file=out)
     return 0
@@ -211,6 +239,7 @@ def _plain(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+_KEY = "refuse a bundle that was not signed with the private key of this public one"
 _PROVIDER = "who computes: cpu, cuda, tensorrt, openvino, coreml, xnnpack, directml; several with commas"
 
 
@@ -229,6 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--provider", default="cpu", metavar="NAME", help=_PROVIDER)
     predict.add_argument("--spin", action="store_true", help="let threads wait actively within an answer")
+    predict.add_argument(
+        "--precision",
+        default="auto",
+        metavar="NAME",
+        help="auto, float32, int8 or float16; auto: int8 where it answers here as in the lab",
+    )
+    predict.add_argument("--key", metavar="PUBLIC.pem", help=_KEY)
     verify = verbs.add_parser(
         "verify",
         help="does this machine answer as the lab did?",
@@ -237,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("bundle", metavar="BUNDLE", help="folder with model.onnx and manifest.json")
     verify.add_argument("--threads", type=_positive, metavar="N", help="threads inside one operator")
     verify.add_argument("--provider", default="cpu", metavar="NAME", help=_PROVIDER)
+    verify.add_argument("--key", metavar="PUBLIC.pem", help=_KEY)
     bench = verbs.add_parser(
         "bench",
         help="how long does it take on this machine?",

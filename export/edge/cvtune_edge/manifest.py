@@ -6,10 +6,9 @@ Readers ignore keys they do not know; `SCHEMA` rises when a key changes its mean
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cvtune_edge.errors import BundleError
+from cvtune_edge.inside import MOST_FILES, MOST_JSON, problems_inside, read_inside, stays_inside
+from cvtune_edge.strict_json import parse_json
 
 if TYPE_CHECKING:
     from cvtune_edge.decision import OperatingPoint
@@ -34,10 +35,13 @@ _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 2
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
 # Came within a schema and may be missing: what they say is in the graph too, or is for people; readers that ignore them
 # lose nothing.
+_PLAIN: Final[Mapping[str, Any]] = {"colour": "rgb", "shape": None, "heatmap": False}
 _LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": [], "latency": None, "variants": {}}
 _SINCE_3: Final[Mapping[str, Any]] = {"limits": None, "novelty": None, "region": None, "targets": [], "training": ""}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
 _EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
+_MOST_LINES: Final = 20  # of an error
+_MOST_SHOWN: Final = 300  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,15 @@ class Manifest:
         """Whether the graph gives decisions."""
         return self.limits is not None
 
+    @property
+    def models(self) -> dict[str, str]:
+        """The models that take the same frames as model.onnx, by their precision; model.onnx first."""
+        found = {"float32": MODEL_FILE}
+        for file, form in self.variants.items():
+            if all(form[name] == value for name, value in _PLAIN.items()):
+                found.setdefault(form["precision"], file)
+        return found
+
     @cached_property
     def point(self) -> OperatingPoint:
         """The limits.
@@ -160,7 +173,7 @@ class Manifest:
             raise BundleError(f"{source}: not a cvtune manifest, it has no 'schema'", hint=_EXPORT_AGAIN)
         if not _is_schema(tree["schema"]):
             raise BundleError(
-                f"{source}: schema {tree['schema']!r}, this version of cvtune-edge reads {_SCHEMAS}",
+                f"{source}: schema {_shown(tree['schema'])}, this version of cvtune-edge reads {_SCHEMAS}",
                 hint="install the version of cvtune-edge that belongs to the cvtune that exported the bundle",
             )
         later = {1: {**_SINCE_2, **_LATER, **_SINCE_3}, 2: _SINCE_3}.get(tree["schema"], {})
@@ -173,34 +186,55 @@ class Manifest:
         return cls(**values)
 
 
-def load_manifest(folder: Path | str) -> Manifest:
+def load_manifest(folder: Path | str, *, later: Container[str] = ()) -> Manifest:
     """Read a bundle's manifest and verify every file it lists against its checksum.
+
+    Args:
+        folder: of the bundle.
+        later: files that are verified when they are read, so that what was verified is what is used.
 
     Raises:
         BundleError: not a bundle, a wrong manifest, or files that are missing or changed, each by its name.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST_FILE
-    manifest = Manifest.from_json(_read_json(folder, path), path.as_posix())
-    problems = [line for name, digest in manifest.files.items() for line in _file_problem(folder / name, name, digest)]
+    manifest, _ = read_manifest(Path(folder))
+    check_files(Path(folder), manifest, later=later)
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, *, later: Container[str] = ()) -> None:
+    """Verify every file that a manifest lists; as :func:`load_manifest` does it.
+
+    Raises:
+        BundleError: files that are missing or changed, each by its name.
+    """
+    problems = problems_inside(folder, {name: it for name, it in manifest.files.items() if name not in later})
     if problems:
         raise _wrong(folder.as_posix(), problems)
-    return manifest
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """A bundle's manifest, and its SHA-256; the files that it lists are not looked at.
+
+    Raises:
+        BundleError: not a bundle, or a wrong manifest.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        data = read_inside(folder, MANIFEST_FILE, most=MOST_JSON)
+        tree = parse_json(data)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_bundle(folder) from None
+    except OSError as error:
+        raise BundleError(f"{path.as_posix()}: cannot be read ({error.strerror})", hint=_EXPORT_AGAIN) from error
+    except ValueError as error:  # a wrong encoding is one too
+        raise BundleError(f"{path.as_posix()}: cannot be read as JSON ({error})", hint=_EXPORT_AGAIN) from error
+    return Manifest.from_json(tree, path.as_posix()), hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path | str) -> str:
     """The SHA-256 of a file, 64 hexadecimal digits, read in pieces."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _read_json(folder: Path, path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise _no_bundle(folder) from None
-    except (OSError, ValueError) as error:  # a wrong encoding is a ValueError too
-        raise BundleError(f"{path.as_posix()}: cannot be read as JSON ({error})", hint=_EXPORT_AGAIN) from error
 
 
 def _no_bundle(folder: Path) -> BundleError:
@@ -214,23 +248,16 @@ def _no_bundle(folder: Path) -> BundleError:
     return BundleError(f"{folder.as_posix()} is not a cvtune bundle: {what}", hint=hint)
 
 
-def _file_problem(path: Path, name: str, digest: str) -> list[str]:
-    try:
-        found = file_sha256(path)
-    except FileNotFoundError:
-        return [f"{name}: missing"]
-    except OSError as error:
-        return [f"{name}: cannot be read ({error.strerror})"]
-    return (
-        []
-        if found == digest
-        else [f"{name}: changed after the export (sha256 {found[:12]}..., expected {digest[:12]}...)"]
-    )
-
-
 def _wrong(source: str, problems: list[str]) -> BundleError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return BundleError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in problems), hint=_EXPORT_AGAIN)
+    lines = problems if len(problems) <= _MOST_LINES else [*problems[:_MOST_LINES], "..."]
+    return BundleError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines), hint=_EXPORT_AGAIN)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: what somebody wrote into a manifest may be as long as the file."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _tupled(value: Any) -> Any:
@@ -240,10 +267,10 @@ def _tupled(value: Any) -> Any:
 def _problems(values: Mapping[str, Any]) -> list[str]:
     """Of each value, then of those that are right by themselves but do not go together."""
     wrong = {name: _CHECKS[name][1] for name, value in values.items() if not _CHECKS[name][0](value)}
-    lines = [f"{name} = {values[name]!r}: expected {expected}" for name, expected in wrong.items()]
+    lines = [f"{name} = {_shown(values[name])}: expected {expected}" for name, expected in wrong.items()]
     for names, (holds, expected) in _PAIRS.items():
         if not any(name in wrong or name not in values for name in names) and not holds(*map(values.get, names)):
-            lines.append(", ".join(f"{name} = {values[name]!r}" for name in names) + f": expected {expected}")
+            lines.append(", ".join(f"{name} = {_shown(values[name])}" for name in names) + f": expected {expected}")
     return lines
 
 
@@ -386,13 +413,7 @@ def _is_map(value: Any, holds: Callable[[Any], bool]) -> bool:
 def _are_files(value: Any) -> bool:
     digest = re.compile(r"[0-9a-f]{64}").fullmatch
     hashed = _is_map(value, lambda item: isinstance(item, str) and digest(item) is not None)
-    return hashed and MODEL_FILE in value and all(map(_stays_inside, value))
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a name can only mean a file in the folder, on every system: no "..", root, drive or backslash."""
-    parts = name.split("/")
-    return not set(name) & set("\\:\0") and not set(parts) & {"", ".", ".."}
+    return hashed and MODEL_FILE in value and len(value) <= MOST_FILES and all(map(stays_inside, value))
 
 
 _TEXT = (_is_text, "a text")

@@ -15,6 +15,7 @@ from cvtune_edge.errors import CvtuneError
 from cvtune_edge.files import find_images
 from cvtune_edge.results import Decision, Prediction, Unreadable
 from cvtune_edge.table import decision_cells, header, number, row
+from cvtune_edge.terminal import inert
 
 if TYPE_CHECKING:
     from _csv import Writer
@@ -38,6 +39,8 @@ def predict_command(
     untrusted: bool = False,
     provider: str = "cpu",
     spin: bool = False,
+    precision: str = "auto",
+    key: Path | str | None = None,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
@@ -52,6 +55,8 @@ def predict_command(
         untrusted: decode files in child processes, with limits of time and memory for each file.
         provider: who computes, one name or several with commas.
         spin: let threads wait actively within an answer.
+        precision: which model answers, as :class:`cvtune_edge.Bundle` takes it.
+        key: a public key; a bundle that was not signed with its private one is refused.
         out: stdout when None.
         err: stderr when None; takes a line for each unreadable image, and the counts.
 
@@ -71,13 +76,17 @@ def predict_command(
     given = [Path(path) for path in paths]
     _check_exist(given)
     tally = _Tally()
-    opened = Bundle(bundle, threads=threads, untrusted=untrusted, provider=provider, spin=spin)
+    opened = Bundle(
+        bundle, threads=threads, untrusted=untrusted, provider=provider, spin=spin, precision=precision, key=key
+    )
     with opened as model, _table(csv, out, model) as table:
+        if model.fallback:
+            print(inert(f"float32 answers in place of int8: {model.fallback}"), file=err)
         files = find_images(given, passed_over=tally.pass_over)
         for answer in model.decisions(files) if model.manifest.decides else model.stream(files):
             tally.count(answer)
             if isinstance(answer, Unreadable):
-                print(f"unreadable: {answer.path}: {answer.reason}", file=err)
+                print(inert(f"unreadable: {answer.path}: {answer.reason}"), file=err)
                 continue
             if table is not None:
                 table.writerow(_cells(answer))
@@ -114,7 +123,7 @@ class _Tally:
             raise CvtuneError(f"no image in {named}", hint="JPEG, PNG, BMP, TIFF, WebP, GIF and PPM files are read")
         if len(self.said) <= _FEW:
             for said, count in sorted(self.said.items()):
-                print(f"{said or _NO_LABEL}: {count} of {self.seen} images", file=err)
+                print(inert(f"{said or _NO_LABEL}: {count} of {self.seen} images"), file=err)
         for note, count in sorted(self.notes.items()):
             print(f"{count} of {self.seen} images: {note}", file=err)
         if self.passed_over:
@@ -160,8 +169,9 @@ def _cells(answer: Decision | Prediction) -> list[str]:
 def _plain_line(answer: Decision | Prediction) -> str:
     label = f"{answer.label or _NO_LABEL}  {answer.probability:.3f}"
     if not isinstance(answer, Decision):
-        return f"{answer.path}  {label}"
-    return f"{answer.path}  {answer.said or _NO_LABEL}  {label}" + (f"  ({answer.reason})" if answer.reason else "")
+        return inert(f"{answer.path}  {label}")
+    reason = f"  ({answer.reason})" if answer.reason else ""
+    return inert(f"{answer.path}  {answer.said or _NO_LABEL}  {label}{reason}")
 
 
 def _json_line(answer: Decision | Prediction, classes: Sequence[str], *, multi: bool) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, overload
@@ -15,12 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune_edge.decode import Frame, ReadOptions, read_bytes, read_image
-from cvtune_edge.errors import BundleError, CvtuneError, ImageError
-from cvtune_edge.golden import Verified, check, verify
-from cvtune_edge.manifest import MODEL_FILE, SEPARATOR, Manifest, load_manifest
+from cvtune_edge.errors import BundleError, CvtuneError, ImageError, MismatchError
+from cvtune_edge.golden import Verified, check, index_of, verify
+from cvtune_edge.inside import RefusedError, changed, read_inside
+from cvtune_edge.manifest import SEPARATOR, Manifest, check_files, read_manifest
+from cvtune_edge.model_file import ModelFileError, check_model
 from cvtune_edge.providers import short_name
 from cvtune_edge.results import Decision, Prediction, Unreadable, has_labels
-from cvtune_edge.session import SESSION_ERRORS, nodes_by_provider, open_session
+from cvtune_edge.session import LOAD_ERRORS, SESSION_ERRORS, nodes_by_provider, open_session
+from cvtune_edge.signature import check_signature
+from cvtune_edge.strict_json import parse_json
 
 if TYPE_CHECKING:
     from cvtune_edge.child import DecoderPool
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "Decision", "Prediction", "Unreadable"]
 
+_MOST_SHOWN: Final = 300  # characters of what a model says, in an error
+_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 _TENSORS: Final = {
     "uint8": "tensor(uint8)",
     "uint16": "tensor(uint16)",
@@ -50,17 +58,23 @@ class Bundle:
         provider: who computes: "cpu", "cuda", "tensorrt", "openvino", "coreml", "xnnpack", "directml", or a list in
             order of preference. One that does not run here is refused; the CPU takes what it cannot compute.
         spin: let threads wait actively within an answer: faster for one frame at a time, slower for a stream of files.
+        precision: which model answers: "float32", "int8", "float16", or "auto": int8 where the bundle has it and this
+            machine answers for the golden frames as the lab did with it, else float32.
+        key: a public key, PEM: a bundle that was not signed with its private one is refused.
 
     Attributes:
         path: the folder.
         manifest: what it says about itself; every file was verified against it.
         classes: names in the order of the probabilities.
         reading: how files become frames for this bundle, for :func:`cvtune_edge.read_image`.
+        precision: of the model that answers.
+        fallback: why it is not the faster one that the bundle has; empty where it is.
 
     Raises:
-        BundleError: not a bundle, changed after the export, or a model that is not what the manifest says.
+        BundleError: not a bundle, changed after the export, not signed with the key, a model that is not what the
+            manifest says, or none of this precision.
         MismatchError: this machine answers otherwise than the lab.
-        CvtuneError: the provider does not run here.
+        CvtuneError: the provider does not run here, or the key cannot be used.
     """
 
     def __init__(
@@ -73,17 +87,30 @@ class Bundle:
         verify: bool = True,
         provider: str | Sequence[str] = "cpu",
         spin: bool = False,
+        precision: str = "auto",
+        key: Path | str | None = None,
     ) -> None:
         self.path = Path(path)
-        self.manifest: Manifest = load_manifest(self.path)
+        self.manifest, digest = read_manifest(self.path)
+        if key is not None:
+            check_signature(self.path, Path(key), self.manifest, digest)
+        self.precision, self.fallback = self._chosen(precision, verify=verify), ""
+        lighter = precision == "auto" and self.precision != "float32"  # if it does not do here, model.onnx will
+        check_files(self.path, self.manifest, later=() if lighter else {self._file})
         self.classes: tuple[str, ...] = self.manifest.classes
         own = ReadOptions.from_json(self.manifest.reading)
         self.reading = replace(options or own, pixels=own.pixels, background=own.background)
-        self._session = self._load(threads, provider=provider, spin=spin)
+        self._forms = {name: form for name, (_, form) in _outputs(self.manifest).items()}
         self._asked = [name for name in _outputs(self.manifest) if name not in ("ok", "embedding")]
         self._children = _start_pool(self.reading) if untrusted else None
-        if verify:
-            check(self.verify(), self.path)
+        start = partial(self._start, threads, provider=provider, spin=spin, verify=verify)
+        try:
+            start()
+        except (BundleError, MismatchError) as error:
+            if not lighter:
+                raise
+            self.precision, self.fallback = "float32", error.message
+            start()
 
     def close(self) -> None:
         """End the child processes of an untrusted bundle; the next file would start new ones."""
@@ -96,9 +123,38 @@ class Bundle:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _file(self) -> str:
+        """The model that answers, by its name in the bundle."""
+        return self.manifest.models[self.precision]
+
+    def _chosen(self, precision: str, *, verify: bool) -> str:
+        """The precision to begin with: int8 only where its golden frames are asked about first.
+
+        Raises:
+            BundleError: the bundle has no model of this precision.
+        """
+        models = self.manifest.models
+        if precision == "auto":
+            return "int8" if verify and "int8" in models else "float32"
+        if precision not in models:
+            raise BundleError(
+                f"{self.path.as_posix()} has no model of precision {precision!r}; it has {', '.join(models)}",
+                hint="make one with `cvtune export RUN --int8` or `--fp16`",
+            )
+        return precision
+
+    def _start(self, threads: int | None, *, provider: str | Sequence[str], spin: bool, verify: bool) -> None:
+        self._session = self._load(threads, provider=provider, spin=spin)
+        if verify:
+            verified = self.verify()
+            check(verified, self.path)
+            if self.precision != "float32" and not verified.frames:
+                raise MismatchError(f"{self.path.as_posix()}: no golden frame says how {self.precision} answers")
+
     def _load(self, threads: int | None, *, provider: str | Sequence[str], spin: bool) -> Any:
         """The session that answers; `cvtune_edge.bench` times others of the same bundle."""
-        return open_model(self.path / MODEL_FILE, self.manifest, threads=threads, provider=provider, spin=spin)
+        return open_model(self.path, self._file, self.manifest, threads=threads, provider=provider, spin=spin)
 
     @property
     def nodes(self) -> Mapping[str, int]:
@@ -107,7 +163,7 @@ class Bundle:
 
     def verify(self) -> Verified:
         """Ask about the golden frames, and say how this machine answers."""
-        return verify(self.path, frozenset(self.manifest.files), self.predict)
+        return verify(self.path, self.manifest.files, self.predict, index=index_of(self.precision))
 
     def predict(self, image: NDArray[Any] | Path | str, *, embedding: bool = False) -> Prediction:
         """Classify one image.
@@ -230,9 +286,23 @@ class Bundle:
             answers = self._session.run(asked, {"image": pixels[None]})
         except SESSION_ERRORS as error:  # memory, mostly: one huge frame must not stop the stream
             height, width = pixels.shape[:2]
-            reason = f"the model cannot run on {width} x {height} pixels ({str(error).splitlines()[0]})"
+            reason = f"the model cannot run on {width} x {height} pixels ({_first_line(error)})"
             raise ImageError(path or "image", reason) from error
-        return {name: answer[0] for name, answer in zip(asked, answers, strict=True)}
+        for name, answer in zip(asked, answers, strict=True):  # widths may be open in the graph: known by its answer
+            if answer.shape != (1, *self._forms[name]):
+                raise _other_answer(self.path, f"{name} {list(answer.shape)}, expected {[1, *self._forms[name]]}")
+        found = {name: answer[0] for name, answer in zip(asked, answers, strict=True)}
+        top = 1 if self.manifest.task == "multi" else len(self.classes) - 1
+        if "decision" in found and not ((found["decision"] >= -1) & (found["decision"] <= top)).all():
+            raise _other_answer(self.path, f"decision {found['decision'].tolist()}, expected -1 to {top}")
+        return found
+
+
+def _other_answer(folder: Path, what: str) -> BundleError:
+    return BundleError(
+        f"the model of {folder.as_posix()} answers otherwise than its manifest says: {what}",
+        hint="export the bundle again with cvtune; export/CONTRACT.md describes the graph",
+    )
 
 
 def _decided(answer: Prediction, point: OperatingPoint, classes: Sequence[str]) -> Decision:
@@ -253,23 +323,65 @@ def _start_pool(reading: ReadOptions) -> DecoderPool:
     return DecoderPool(reading)
 
 
-def open_model(model: Path, manifest: Manifest, **options: Any) -> Any:
+def read_model(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """A model of a bundle: read once, and these bytes checked, so that nothing can be exchanged before they are used.
+
+    Args:
+        folder: of the bundle.
+        name: of the model's file.
+        manifest: of the bundle.
+
+    Raises:
+        BundleError: missing, changed, no regular file, or a graph that asks for more than computing.
+    """
+    if name not in manifest.files:
+        raise BundleError(f"{(folder / name).as_posix()}: not in the manifest, so it is not opened", hint=_AGAIN)
+    try:
+        data = read_inside(folder, name)
+        _check_bytes(data, manifest.files[name])
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{folder.as_posix()}: {name}: missing", hint=_AGAIN) from None
+    except (OSError, ModelFileError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"{folder.as_posix()}: {name}: {reason}", hint=_AGAIN) from error
+    return data
+
+
+def _check_bytes(data: bytes, digest: str) -> None:
+    """Checksum and graph at the same time: hashing needs no interpreter, and each takes 10 ms for a model of 15 MB.
+
+    Raises:
+        RefusedError: another checksum, whatever else there is about it.
+        ModelFileError: a graph that is not run.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        hashed = pool.submit(lambda: hashlib.sha256(data).hexdigest())
+        try:
+            check_model(data)
+        finally:
+            if hashed.result() != digest:
+                raise RefusedError(changed(hashed.result(), digest))
+
+
+def open_model(folder: Path, name: str, manifest: Manifest, **options: Any) -> Any:
     """A session on a model that keeps the contract and says what the manifest says.
 
     Args:
-        model: its file.
+        folder: of the bundle.
+        name: of the model's file.
         manifest: of the bundle.
         **options: of :func:`cvtune_edge.session.open_session`.
 
     Raises:
-        BundleError: it cannot be loaded, or is another model.
+        BundleError: it was changed, cannot be loaded, or is another model.
         CvtuneError: the provider does not run here.
     """
+    model = folder / name
     try:
-        session = open_session(model, **options)
-    except SESSION_ERRORS as error:
+        session = open_session(read_model(folder, name, manifest), **options)
+    except LOAD_ERRORS as error:
         raise BundleError(
-            f"{model.as_posix()}: onnxruntime cannot load it ({str(error).splitlines()[0]})",
+            f"{model.as_posix()}: onnxruntime cannot load it ({_first_line(error)})",
             hint="install the onnxruntime version that the manifest names, or a later one",
         ) from error
     problems = _contract_problems(session, manifest)
@@ -279,6 +391,10 @@ def open_model(model: Path, manifest: Manifest, **options: Any) -> Any:
             hint="export the bundle again with cvtune; export/CONTRACT.md describes the graph",
         )
     return session
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:_MOST_SHOWN]
 
 
 def _contract_problems(session: Any, manifest: Manifest) -> list[str]:
@@ -322,13 +438,15 @@ def _metadata_problems(told: Mapping[str, str], manifest: Manifest) -> list[str]
         ours = getattr(manifest, name)
         ours = ours if name == "task" else json.loads(json.dumps(ours))  # lists for tuples
         if name in told and (told[name] if name == "task" else _parsed(told[name])) != ours:
-            problems.append(f"{name} in the model: {told[name]}, in the manifest: {ours}")
+            problems.append(
+                f"{name} in the model: {told[name][:_MOST_SHOWN]}, in the manifest: {str(ours)[:_MOST_SHOWN]}"
+            )
     return problems
 
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text.encode())
     except ValueError:
         return None
 

@@ -21,6 +21,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from cvtune_edge.providers import CPU, check_loaded, chosen, names, not_running
 
+ort.set_default_logger_severity(4)  # what it says is raised as an error too; beside it are colours for a terminal
+
 SESSION_ERRORS: Final[tuple[type[Exception], ...]] = (
     _state.EPFail,
     _state.Fail,
@@ -31,10 +33,15 @@ SESSION_ERRORS: Final[tuple[type[Exception], ...]] = (
     _state.NotImplemented,
     _state.RuntimeException,
 )
+# of a model from other hands: what is wrong with it may come to light anywhere between the bytes and the binding
+LOAD_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *SESSION_ERRORS,
+    *(IndexError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError),
+)
 # of a session on another provider: its own exceptions, and those of its registration
 _NOT_RUNNING: Final[tuple[type[Exception], ...]] = (RuntimeError, ValueError, *SESSION_ERRORS)
 
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -72,9 +79,11 @@ def open_session(
 
 def _options(threads: int, *, spin: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY  # errors are raised as well, in one line
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    # Left to itself onnxruntime takes bytes with its own mark for its own format, whatever else they are.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Without it threads go on spinning behind each answer, 60 ms of a core for nothing: measured, as fast with it.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # A memory plan is kept for each shape of frame seen: memory would grow over images of many sizes. The arena stays:
