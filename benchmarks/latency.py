@@ -40,9 +40,9 @@ from cvtune_edge.bench_timed import SIZE, Ask, Setting, Timed, drawn, timed
 from cvtune_edge.latency import Times
 from cvtune_edge.manifest import load_manifest
 from cvtune_edge.session import open_session
-from onnx.utils import Extractor
 
 from benchmarks.figures import RESULTS, ROOT, machine
+from cvtune.bundle.lighter.parts import PIXELS, network_of
 
 RESULT: Final = RESULTS / "latency.json"
 ROUNDS: Final = 100
@@ -50,7 +50,6 @@ IN_A_ROUND: Final = 5
 IN_A_ROW: Final = 1000
 IDLE_SECONDS: Final = 10.0
 STARTS: Final = 10
-PIXELS: Final = "pixels"  # where the frame's part of the graph ends and the network begins
 # an answer, then nothing: seconds of the processor in so many of the clock
 IDLE: Final = """
 import json, sys, time
@@ -96,21 +95,21 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def bare_network(model: Path) -> bytes:
+def bare_network(bundle: Path, precision: str) -> bytes:
     """The network of a bundle's graph: from the pixels that it is fed with to probabilities and embedding."""
-    part = Extractor(onnx.load(model)).extract_model([PIXELS], ["probabilities", "embedding"])
-    return bytes(part.SerializeToString())
+    manifest = load_manifest(bundle)
+    model = onnx.load(bundle / manifest.models[precision])
+    return bytes(network_of(model, manifest.size, deep=manifest.reading["pixels"] != "uint8").SerializeToString())
 
 
 def against_bare(bundle: Path, precision: str, *, rounds: int = ROUNDS) -> dict[str, Any]:
     """A frame to the decision, against the bare network with pixels of noise, in turns on one core."""
-    file = load_manifest(bundle).models[precision]
     with one_core():
         line = Timed(bundle, Setting(precision, 1, 1), provider="cpu", spin=False)
         whole = line.asker([drawn(line.manifest, SIZE)])
         size = line.manifest.size
         pixels = np.random.default_rng(0).integers(0, 256, (1, 3, size, size), np.uint8)
-        session = open_session(bare_network(bundle / file), threads=1)
+        session = open_session(bare_network(bundle, precision), threads=1)
         return paired(whole, lambda: session.run(None, {PIXELS: pixels}), rounds)
 
 

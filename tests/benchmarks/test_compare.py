@@ -233,7 +233,7 @@ def test_the_kept_rows_are_whole(repo: Path) -> None:
 
 
 def test_the_benchmarks_are_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert front.names() == ("audit", "bounds", "compare", "figures", "latency", "tail", "unknowns")
+    assert front.names() == ("audit", "bounds", "compare", "exported", "figures", "latency", "tail", "unknowns")
     assert front.main(["wrong"]) == 2
     assert capsys.readouterr().err.startswith(
         "error: no benchmark wrong\nusage: python -m benchmarks {audit,bounds,compare,"

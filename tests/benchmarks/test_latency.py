@@ -59,7 +59,7 @@ def test_a_frame_against_the_bare_network(quick_run: Path) -> None:
 
 def test_the_bare_network_is_the_bundles_own_without_resize_and_decision(quick_run: Path) -> None:
     model = quick_run / "bundle" / "model.onnx"
-    bare, whole = open_session(latency.bare_network(model), threads=1), open_session(model, threads=1)
+    bare, whole = open_session(latency.bare_network(model.parent, "float32"), threads=1), open_session(model, threads=1)
     assert [(one.name, one.shape) for one in bare.get_inputs()] == [("pixels", ["N", 3, 64, 64])]
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)  # of its size: the resize copies
     names = ["probabilities", "embedding"]

@@ -88,6 +88,43 @@ def test_how_long_it_takes_stands_in_the_bundle_section(steel_copy: RunDir) -> N
     assert "other programs used 1.5 cores meanwhile" in text
 
 
+def test_further_models_stand_there_with_what_they_cost(steel_copy: RunDir) -> None:
+    assert "Further models" not in read(steel_copy).text
+    file = steel_copy.bundle / "manifest.json"
+    tree = read_json(file)  # of a schema that knew neither limits nor these
+    k = len(tree["classes"])
+    limits = {"ok": [], "accept": [0.5] * k, "reject": [0.5] * k, "novelty": None, "several": False}
+    tree |= {
+        "reading": {"pixels": "uint8", "background": [0, 0, 0]},
+        "window": None,
+        "task": "single",
+        "thresholds": [],
+    }
+    tree |= {"schema": 3, "limits": limits, "targets": [], "training": "", "novelty": None, "region": None}
+    before = {"images": 40, "right": 39, "escaped": 2, "rejected": 0, "review": 3}
+    loss = {"before": before, "after": {**before, "right": 38}, "same": 37, "worst": 0.1}
+    plain = {"colour": "rgb", "shape": None, "heatmap": False}
+    tree["variants"] = {
+        "model.int8.onnx": {
+            **plain,
+            "precision": "int8",
+            "made": "in float: <b>stem",
+            "share": 0.62,
+            "chosen": loss,
+            "test": None,
+        },
+        "model.48x80.onnx": {**plain, "shape": [48, 80], "precision": "float32", "parity": {"images": 9, "equal": 9}},
+    }
+    tree["files"] |= dict.fromkeys(tree["variants"], "0" * 64)
+    write_json(file, tree)
+    page = read(steel_copy)
+    assert "int8, R, G, B, frames of any size; 62 % of model.onnx's time" in page.text
+    assert "in float: <b>stem" in page.text  # as text, not as a tag
+    assert "frames of 48 x 80 (height x width); 9 of 9 decisions as model.onnx gives them" in page.text
+    start = page.cells.index("model.int8.onnx")
+    assert page.cells[start : start + 7] == ["model.int8.onnx", "val, calib", "40", "38 (39)", "2 (2)", "3 (3)", "37"]
+
+
 @pytest.mark.parametrize("text", ["{}", "[1", '{"schema": 1, "rows": []}'])
 def test_a_damaged_latency_is_named(steel_copy: RunDir, text: str) -> None:
     steel_copy.latency.write_text(text, encoding="utf-8")

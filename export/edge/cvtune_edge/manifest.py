@@ -33,9 +33,9 @@ NOVELTY_KINDS: Final = ("knn", "mahalanobis")
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
+_PLAIN: Final[Mapping[str, Any]] = {"colour": "rgb", "shape": None, "heatmap": False}
 # Came within a schema and may be missing: what they say is in the graph too, or is for people; readers that ignore them
 # lose nothing.
-_PLAIN: Final[Mapping[str, Any]] = {"colour": "rgb", "shape": None, "heatmap": False}
 _LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": [], "latency": None, "variants": {}}
 _SINCE_3: Final[Mapping[str, Any]] = {"limits": None, "novelty": None, "region": None, "targets": [], "training": ""}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
