@@ -35,6 +35,7 @@ class Evaluation:
         side: "test" where the folder has sides of its own and only that one was scored, else "all".
         skipped: files of that side that were not scored, with reasons.
         unreadable: how many of them are images by their names.
+        precision: of the model that answered; a bundle with int8 uses it where this machine answers as the lab did.
     """
 
     predictions: Predictions | MultiPredictions
@@ -42,6 +43,7 @@ class Evaluation:
     side: str
     skipped: tuple[tuple[str, str], ...]
     unreadable: int = 0
+    precision: str = "float32"
 
 
 def evaluate(
@@ -268,7 +270,7 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
         bundle.classes,
         bundle.manifest.thresholds,
     )
-    return Evaluation(predictions, task.score(predictions), side, tuple(skipped), unreadable)
+    return Evaluation(predictions, task.score(predictions), side, tuple(skipped), unreadable, bundle.precision)
 
 
 def _on_test(path: str) -> bool:

@@ -28,6 +28,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     which = "its test/ side only" if result.side == "test" else "all of it"
     figures = result.metrics
     lines = _multi_lines(figures, which) if isinstance(figures, MultiMetrics) else _single_lines(figures, which)
+    lines += [f"answered by the model in {result.precision}"] if result.precision != "float32" else []
     if result.skipped:
         lines += ["", f"{len(result.skipped)} files not scored:"]
         lines += [f"  {path}: {reason}" for path, reason in result.skipped[:20]]

@@ -58,8 +58,8 @@ class Bundle:
         provider: who computes: "cpu", "cuda", "tensorrt", "openvino", "coreml", "xnnpack", "directml", or a list in
             order of preference. One that does not run here is refused; the CPU takes what it cannot compute.
         spin: let threads wait actively within an answer: faster for one frame at a time, slower for a stream of files.
-        precision: which model answers: "float32", "int8", "float16", or "auto": int8 where the bundle has it and this
-            machine answers for the golden frames as the lab did with it, else float32.
+        precision: which model answers: "float32", "int8", "float16", or "auto": int8 on a processor where the bundle
+            has it and this machine answers for the golden frames as the lab did with it, else float32.
         key: a public key, PEM: a bundle that was not signed with its private one is refused.
 
     Attributes:
@@ -94,7 +94,8 @@ class Bundle:
         self.manifest, digest = read_manifest(self.path)
         if key is not None:
             check_signature(self.path, Path(key), self.manifest, digest)
-        self.precision, self.fallback = self._chosen(precision, verify=verify), ""
+        on_cpu = isinstance(provider, str) and provider.lower() == "cpu"
+        self.precision, self.fallback = self._chosen(precision, asked=verify and on_cpu), ""
         lighter = precision == "auto" and self.precision != "float32"  # if it does not do here, model.onnx will
         check_files(self.path, self.manifest, later=() if lighter else {self._file})
         self.classes: tuple[str, ...] = self.manifest.classes
@@ -128,15 +129,15 @@ class Bundle:
         """The model that answers, by its name in the bundle."""
         return self.manifest.models[self.precision]
 
-    def _chosen(self, precision: str, *, verify: bool) -> str:
-        """The precision to begin with: int8 only where its golden frames are asked about first.
+    def _chosen(self, precision: str, *, asked: bool) -> str:
+        """The precision to begin with; int8 only on a processor, where it was timed, and if it is asked first.
 
         Raises:
             BundleError: the bundle has no model of this precision.
         """
         models = self.manifest.models
         if precision == "auto":
-            return "int8" if verify and "int8" in models else "float32"
+            return "int8" if asked and "int8" in models else "float32"
         if precision not in models:
             raise BundleError(
                 f"{self.path.as_posix()} has no model of precision {precision!r}; it has {', '.join(models)}",
