@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import onnx
 from cvtune_edge.manifest import COLOURS, MODEL_FILE
-from cvtune_edge.session import save_folded
 from onnx import compose
 
-from cvtune.bundle.graph import NETWORK, rename_output
+from cvtune.bundle.graph import NETWORK, computed, rename_output
 from cvtune.data.nodes import Nodes
 from cvtune.errors import ConfigError
 
@@ -101,10 +98,7 @@ def _take(model: onnx.ModelProto, colour: Colour) -> None:
 
 
 def _fixed(model: onnx.ModelProto, shape: tuple[int, int]) -> onnx.ModelProto:
-    """One frame of one size, with all sizes computed: what compilers for accelerators ask for.
-
-    onnxruntime's basic optimisation folds constants and stays within the standard's operators.
-    """
+    """One frame of one size, with all sizes computed: what compilers for accelerators ask for."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     for dim, size in zip(dims, (1, *shape), strict=False):
         dim.Clear()
@@ -113,14 +107,7 @@ def _fixed(model: onnx.ModelProto, shape: tuple[int, int]) -> onnx.ModelProto:
         dim = output.type.tensor_type.shape.dim[0]
         dim.Clear()
         dim.dim_value = 1
-    with tempfile.TemporaryDirectory(prefix="cvtune-") as scratch:
-        path = Path(scratch) / MODEL_FILE
-        save_folded(model.SerializeToString(), path)
-        made = onnx.load(path)
-    used = {node.domain for node in made.graph.node}
-    for entry in [entry for entry in made.opset_import if entry.domain not in used]:
-        made.opset_import.remove(entry)  # onnxruntime lists all that it knows
-    return made
+    return computed(model)
 
 
 def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import onnx
 import torch
 from cvtune_edge.decision import OperatingPoint
+from cvtune_edge.manifest import MODEL_FILE
+from cvtune_edge.session import save_folded
 from onnx import compose
 from torch import Tensor, nn
 
@@ -109,6 +113,21 @@ def quick(classifier: Classifier) -> Classifier:
     """The same with its BatchNorms folded."""
     backbone, *_ = folded(classifier.backbone, len(classifier.backbone.groups))
     return Classifier(backbone, classifier.head)
+
+
+def computed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with everything computed that does not hang on its input.
+
+    onnxruntime's basic optimisation folds constants and stays within the standard's operators.
+    """
+    with tempfile.TemporaryDirectory(prefix="cvtune-") as scratch:
+        path = Path(scratch) / MODEL_FILE
+        save_folded(model.SerializeToString(), path)
+        made = onnx.load(path)
+    used = {node.domain for node in made.graph.node}
+    for entry in [entry for entry in made.opset_import if entry.domain not in used]:
+        made.opset_import.remove(entry)  # onnxruntime lists all that it knows
+    return made
 
 
 def rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -23,6 +23,7 @@ from cvtune.bundle.forms import Form, formed, with_network
 from cvtune.bundle.gate import Parity, Said, check, compare
 from cvtune.bundle.graph import Task, quick
 from cvtune.bundle.heat import Heated, heated_graph
+from cvtune.bundle.lighter.parts import with_pixels
 from cvtune.errors import ConfigError, GateError, ModelError
 from cvtune.evaluation.calibration import Calibration
 from cvtune.evaluation.explanation import heat_maps
@@ -225,7 +226,7 @@ class _Asked:
             GateError: it can be seen.
         """
         deep = self._bundle.reading.pixels != "uint8"
-        pixels = open_session(_until_pixels(model, deep=deep).SerializeToString())
+        pixels = open_session(with_pixels(model, deep=deep).SerializeToString())
         worst = 0.0
         for frame, found, label in self._maps:
             (small,) = pixels.run(["pixels"], {"image": frame[None]})
@@ -238,12 +239,3 @@ class _Asked:
                 hint=_INSTEAD,
             )
         return worst
-
-
-def _until_pixels(model: onnx.ModelProto, *, deep: bool) -> onnx.ModelProto:
-    """The same model, which gives the network's `pixels` [N, 3, S, S] as well."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    kind = onnx.TensorProto.FLOAT if deep else onnx.TensorProto.UINT8
-    made.graph.output.append(onnx.helper.make_tensor_value_info("pixels", kind, None))
-    return made

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from cvtune_edge.manifest import MODEL_FILE
-from cvtune_edge.session import open_session, save_folded
+from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 
-from cvtune.bundle.graph import NETWORK
+from cvtune.bundle.graph import NETWORK, computed
 
 Floats = NDArray[np.float32]
 PIXELS: Final = "pixels"
@@ -57,14 +54,7 @@ def network_of(model: onnx.ModelProto, size: int, *, deep: bool) -> onnx.ModelPr
 
 def folded(network: onnx.ModelProto) -> onnx.ModelProto:
     """The same with everything computed that does not hang on its input, and with the shapes of all tensors."""
-    with tempfile.TemporaryDirectory(prefix="cvtune-") as scratch:
-        path = Path(scratch) / MODEL_FILE
-        save_folded(network.SerializeToString(), path)
-        made = onnx.load(path)
-    used = {node.domain for node in made.graph.node}
-    for entry in [entry for entry in made.opset_import if entry.domain not in used]:
-        made.opset_import.remove(entry)  # onnxruntime lists all that it knows
-    return onnx.shape_inference.infer_shapes(made)
+    return onnx.shape_inference.infer_shapes(computed(network))
 
 
 def embeddings(network: onnx.ModelProto, pixels: Sequence[NDArray[Any]]) -> Floats:
