@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -106,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "exported")
     args = parser.parse_args(argv)
     kept: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    facts = {"machine": machine(), "flags": list(asdict(this.facts("cpu", spin=False))["flags"]), "budget": args.budget}
+    facts = {"machine": {**machine(), "flags": list(this.facts("cpu", spin=False).flags)}, "budget": args.budget}
     try:
         for source in sources(args.data):
             for backbone in args.backbones if not args.sets or source.name in args.sets else ():

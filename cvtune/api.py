@@ -10,7 +10,7 @@ from cvtune_edge.files import find_images
 from cvtune_edge.runtime import Bundle, Decision, Prediction, Unreadable
 
 from cvtune.assess import Compared, Evaluation, Repeated, class_map, compare, evaluate, repeat
-from cvtune.config import Config, load_config, merge_flags, overlay, read_preset
+from cvtune.config import Config, ExportConfig, Precision, load_config, merge_flags, overlay, read_preset
 from cvtune.console import Console
 from cvtune.errors import ConfigError, RunError
 from cvtune.rundir import RunDir, bundle_of, images_root, read_json, write_json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cvtune_edge.latency import Latency
 
     from cvtune.bundle.forms import Colour
-    from cvtune.bundle.lighter.add import Lighter, Precision
+    from cvtune.bundle.lighter.add import Lighter
     from cvtune.bundle.variants import Variant
     from cvtune.models.head import Classifier, HeadFactory
     from cvtune.steps import Audited
@@ -364,14 +364,12 @@ class Run:
                 classifier=self.model(head=head) if heatmap else None,
                 normalize=Normalize(tuple(facts["mean"]), tuple(facts["std"]), window),
                 calibration=Calibration.load(self.directory.calibration),
-                root=images_root(Path(read_json(self.directory.environment)["folder"])),
+                root=self._root,
                 paths=[path for path, side in saved_sides(self.directory.split).items() if side != "train"],
                 untrusted=load_config(file=self.directory.config).data.untrusted,
                 progress=progress,
             )
-        self._bundle = None  # of other files now
-        if self.directory.report.is_file():
-            self.report()
+        self._renew()
         return variant
 
     def lighten(
@@ -386,31 +384,39 @@ class Run:
         Args:
             precision: "int8", which has to be faster on this machine as well, or "float16", a smaller file.
             max_drop: points of accuracy that it may lose, 0.5 when None; one image in any case.
-            progress: called with what is done, how much of it, and of how much (0 where that is not known).
+            progress: called with what is done, how much of it, and of how much.
 
         Raises:
             GateError: it loses more, or is not faster; nothing was written.
         """
-        from cvtune.bundle.lighter.add import MAX_DROP, add_lighter
+        from cvtune.bundle.lighter.add import add_lighter
         from cvtune.data.index import DatasetIndex
         from cvtune.data.split import Split
 
-        root = images_root(Path(read_json(self.directory.environment)["folder"]))
-        index = DatasetIndex.load(self.directory.index, root=root)
+        index = DatasetIndex.load(self.directory.index, root=self._root)
         with self.directory.locked():
             lighter = add_lighter(
                 self.directory.bundle,
                 precision,
                 index,
                 Split.load(self.directory.split, index),
-                max_drop=MAX_DROP if max_drop is None else max_drop,
+                max_drop=ExportConfig().int8_max_drop if max_drop is None else max_drop,
                 untrusted=load_config(file=self.directory.config).data.untrusted,
                 tell=progress,
             )
-        self._bundle = None  # of other files now
+        self._renew()
+        return lighter
+
+    @property
+    def _root(self) -> Path:
+        """Where the paths of the images begin."""
+        return images_root(Path(read_json(self.directory.environment)["folder"]))
+
+    def _renew(self) -> None:
+        """The bundle is of other files now."""
+        self._bundle = None
         if self.directory.report.is_file():
             self.report()
-        return lighter
 
     def model(self, *, head: HeadFactory | None = None) -> Classifier:
         """The trained torch classifier, in eval mode; its input is normalised by model.json's mean and std.

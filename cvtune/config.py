@@ -22,6 +22,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 
 
+Precision = Literal["int8", "float16"]  # of lighter models
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -161,9 +164,9 @@ class ExportConfig(_Section):
     int8_max_drop: float = Field(0.5, ge=0, le=100)  # points of accuracy that either may lose
 
     @property
-    def precisions(self) -> tuple[Literal["int8", "float16"], ...]:
+    def precisions(self) -> tuple[Precision, ...]:
         """Those that are asked for."""
-        asked: dict[Literal["int8", "float16"], bool] = {"int8": self.int8, "float16": self.fp16}
+        asked: dict[Precision, bool] = {"int8": self.int8, "float16": self.fp16}
         return tuple(precision for precision, wanted in asked.items() if wanted)
 
 

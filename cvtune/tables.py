@@ -117,12 +117,11 @@ def variant_lines(found: Variant, run: Path) -> list[str]:
 def lighter_lines(found: Lighter, run: Path) -> list[str]:
     """What `cvtune export --int8` prints of a model of fewer bits."""
     sides = [("val, calib", found.chosen)] + ([("test", found.test)] if found.test else [])
-    size = "{:.1f} MB in place of {:.1f}".format(*(size / 1e6 for size in found.bytes))
     return [
         f"{RunDir(run).bundle / found.file}",
         f"made       {found.made}",
         *(f"{name:<11}{_loss_line(loss)}" for name, loss in sides),
-        f"here       {100 * found.share:.0f} % of model.onnx's time for a frame, {size}",
+        f"here       {100 * found.share:.0f} % of model.onnx's time for a frame, {found.size}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -10,14 +11,16 @@ import cv2
 import numpy as np
 from cvtune_edge.decision import REVIEW, OperatingPoint
 from cvtune_edge.errors import ImageError
-from cvtune_edge.golden import CLOSE, FOLDER, INDEX, SCHEMA, Golden
+from cvtune_edge.golden import CLOSE, FOLDER, INDEX, SCHEMA, Golden, read_golden
 from cvtune_edge.manifest import file_sha256
+from cvtune_edge.results import Prediction
 from cvtune_edge.runtime import Bundle
 from numpy.typing import NDArray
 
 from cvtune.bundle.gate import Said, margins
 from cvtune.data.preprocess import Preprocessing
-from cvtune.rundir import write_bytes, write_json
+from cvtune.errors import GateError
+from cvtune.rundir import json_text, write_bytes
 
 Kind = Literal["sure", "unsure", "strange", "drawn"]
 Pick = tuple[int, Kind]  # a row and why it is taken
@@ -86,9 +89,6 @@ def write_golden(
         size += frame.nbytes
         if size > BYTES and found:
             break
-        answer = bundle.predict(frame)
-        assert answer.decision is not None
-        decision = answer.decision.tolist()
         file = f"{FOLDER}/{len(found):02}.bin"
         write_bytes(folder / file, frame.astype(frame.dtype.newbyteorder("<")).tobytes())
         found.append(
@@ -97,13 +97,51 @@ def write_golden(
                 (frame.shape[0], frame.shape[1], 3),
                 frame.dtype.name,
                 kind,
-                tuple(decision) if isinstance(decision, list) else decision,
-                tuple(map(float, answer.probabilities)),
-                answer.novelty,
+                **_told(bundle.predict(frame)),
             )
         )
-    write_json(folder / INDEX, {"schema": SCHEMA, "frames": [one.to_json() for one in found]})
+    write_bytes(folder / INDEX, _listed(found))
     return {name: file_sha256(folder / name) for name in (INDEX, *(one.file for one in found))}
+
+
+def answered_by(bundle: Bundle) -> bytes:
+    """The list of a bundle's frames with the answers of its model at hand, without those that it is unsure about.
+
+    Args:
+        bundle: opened with one of its lighter models.
+
+    Raises:
+        GateError: it is unsure about all of them.
+    """
+    found: list[Golden] = []
+    for golden in read_golden(bundle.path, bundle.manifest.files):
+        answer = bundle.predict(golden.frame(bundle.path, bundle.manifest.files))
+        assert answer.decision is not None
+        novelty = None if answer.novelty is None else np.array([answer.novelty], np.float32)
+        said = Said(answer.probabilities[None], novelty, answer.decision[None])
+        if margins(said, bundle.manifest.point)[0] >= _APART:
+            found.append(replace(golden, **_told(answer)))
+    if not found:
+        raise GateError(
+            f"{bundle.precision} is unsure about every golden frame",
+            hint="nothing was written; model.onnx is as it was",
+        )
+    return _listed(found)
+
+
+def _told(answer: Prediction) -> dict[str, Any]:
+    """An answer as a golden frame has it."""
+    assert answer.decision is not None
+    decision = answer.decision.tolist()
+    return {
+        "decision": tuple(decision) if isinstance(decision, list) else decision,
+        "probabilities": tuple(map(float, answer.probabilities)),
+        "novelty": answer.novelty,
+    }
+
+
+def _listed(found: Sequence[Golden]) -> bytes:
+    return json_text({"schema": SCHEMA, "frames": [one.to_json() for one in found]}).encode()
 
 
 def _frames(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cvtune.config import Precision
 from cvtune.data.split import Split
 from cvtune.errors import GateError
 from cvtune.steps.train import Lab
 
 if TYPE_CHECKING:
-    from cvtune.bundle.lighter.add import Lighter, Precision
+    from cvtune.bundle.lighter.add import Lighter
 
 
 def lighten(lab: Lab, split: Split) -> None:
@@ -52,8 +53,7 @@ def _added(lab: Lab, split: Split, precision: Precision) -> Lighter:
 
 def _told(found: Lighter) -> str:
     before, after = found.chosen.before, found.chosen.after
-    size = "{:.1f} MB in place of {:.1f}".format(*(size / 1e6 for size in found.bytes))
     return (
         f"{after.right} of {after.images} right on val and calib ({before.right} before), "
-        f"{100 * found.share:.0f} % of the time, {size}"
+        f"{100 * found.share:.0f} % of the time, {found.size}"
     )

@@ -149,3 +149,11 @@ def small(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, 
     case = Case(parts, folder / "scratch", strange=0.8)
     case.export(folder / "bundle")
     return case, folder / "bundle"
+
+
+@pytest.fixture
+def exported(make_case: Callable[..., Case], tmp_path: Path) -> tuple[Case, Path]:
+    """test_resnet from scratch at 64 px, and its bundle, which a test may change."""
+    case = make_case(strange=0.8)
+    case.export(tmp_path / "bundle")
+    return case, tmp_path / "bundle"

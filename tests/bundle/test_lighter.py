@@ -62,16 +62,8 @@ def labelled(case: Case, folder: Path) -> tuple[DatasetIndex, Split]:
     return DatasetIndex(case.root, CLASSES, images), Split(sides, True)
 
 
-def add(case: Case, folder: Path, precision: Any, **options: Any) -> Lighter:
-    return add_lighter(folder, precision, *labelled(case, folder), **options)
-
-
-@pytest.fixture
-def exported(make_case: MakeCase, tmp_path: Path) -> tuple[Case, Path]:
-    case = make_case(strange=0.8)
-    folder = tmp_path / "bundle"
-    case.export(folder)
-    return case, folder
+def add(case: Case, folder: Path, precision: Any, max_drop: float = 0.5) -> Lighter:
+    return add_lighter(folder, precision, *labelled(case, folder), max_drop=max_drop)
 
 
 @pytest.fixture

@@ -44,14 +44,6 @@ def shown(bundle: Bundle, path: Path) -> NDArray[Any]:
     return bundle.read(path).pixels
 
 
-@pytest.fixture
-def exported(make_case: MakeCase, tmp_path: Path) -> tuple[Any, Path]:
-    case = make_case(strange=0.8)
-    folder = tmp_path / "bundle"
-    case.export(folder)
-    return case, folder
-
-
 def test_a_camera_that_delivers_bgr_gets_the_same_answer(exported: tuple[Any, Path]) -> None:
     case, folder = exported
     variant = add(case, folder, Form("bgr"))

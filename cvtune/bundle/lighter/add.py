@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import onnx
 from cvtune_edge.errors import ImageError
-from cvtune_edge.golden import CLOSE, SCHEMA, Golden, index_of, read_golden
-from cvtune_edge.manifest import MODEL_FILE
+from cvtune_edge.golden import index_of
+from cvtune_edge.manifest import MODEL_FILE, PLAIN
 from cvtune_edge.runtime import Bundle, read_model
 from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 
 from cvtune.bundle.enclose import put, renewed
 from cvtune.bundle.forms import with_network
-from cvtune.bundle.gate import Said, answers, margins
+from cvtune.bundle.gate import Said, answers
+from cvtune.bundle.golden import answered_by
 from cvtune.bundle.lighter.float16 import halved
-from cvtune.bundle.lighter.maker import Maker
+from cvtune.bundle.lighter.maker import Maker, Tell
 from cvtune.bundle.lighter.parts import PIXELS, embeddings, network_of, with_pixels
 from cvtune.bundle.lighter.refit import refitted
 from cvtune.bundle.lighter.tally import Loss
+from cvtune.config import Precision
 from cvtune.data.index import DatasetIndex
 from cvtune.data.split import Split
 from cvtune.errors import GateError
 from cvtune.evaluation.task import task_of
 
-Precision = Literal["int8", "float16"]
-Tell = Callable[[str, int, int], None]
-
-PRECISIONS: Final[tuple[Precision, ...]] = ("int8", "float16")
-MAX_DROP: Final = 0.5  # points of accuracy
 FASTER: Final = 0.95  # of model.onnx's time; above it the gain is none that anybody would notice
 _RANGES: Final = 64  # training images that ranges, rounding and recipes are chosen by
 _REFIT: Final = 1024  # that features and head are moved back by
 _REFIT_BYTES: Final = 256 << 20  # of their pixels together
 _TRIES: Final = 8  # recipes that are asked about
 _PAIRS: Final = 30  # of timed answers
-_APART: Final = 1.5 * CLOSE
 _INSTEAD: Final = f"nothing was written; {MODEL_FILE} is as it was"
 
 
@@ -73,6 +68,11 @@ class Lighter:
         """Its name in the bundle."""
         return file_of(self.precision)
 
+    @property
+    def size(self) -> str:
+        """`5.8 MB in place of 15.4`."""
+        return "{:.1f} MB in place of {:.1f}".format(*(size / 1e6 for size in self.bytes))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the manifest has them."""
         losses = {"chosen": self.chosen.to_json(), "test": self.test and self.test.to_json()}
@@ -85,7 +85,7 @@ def file_of(precision: Precision) -> str:
 
 
 def _form(precision: Precision) -> dict[str, Any]:
-    return {"colour": "rgb", "shape": None, "heatmap": False, "precision": precision}
+    return {**PLAIN, "precision": precision}
 
 
 def add_lighter(
@@ -94,7 +94,7 @@ def add_lighter(
     index: DatasetIndex,
     split: Split,
     *,
-    max_drop: float = MAX_DROP,
+    max_drop: float,
     untrusted: bool = False,
     tell: Tell = lambda what, done, of: None,
 ) -> Lighter:
@@ -118,7 +118,8 @@ def add_lighter(
         networks = _halved(model, bundle) if precision == "float16" else _in_eight_bits(model, bundle, asked, tell)
         lighter = _first_good(beside, model, precision, networks, asked, max_drop)
         lighter = replace(lighter, test=asked.loss(beside, precision, "test") if asked.rows("test").size else None)
-        golden = _golden(beside, precision, bundle)
+        with Bundle(beside, precision=precision, verify=False) as made:
+            golden = answered_by(made)
         put(beside, {index_of(precision): golden}, variants={lighter.file: lighter.to_json()})
     return lighter
 
@@ -256,22 +257,3 @@ class _Asked:
         for row in rows:
             with contextlib.suppress(ImageError):  # gone by now
                 yield self._bundle.read(self._index.root / self._index.images[row].path).pixels
-
-
-def _golden(beside: Path, precision: Precision, bundle: Bundle) -> bytes:
-    """The golden frames with this model's own answers, without those that it is unsure how to decide."""
-    found: list[Golden] = []
-    with Bundle(beside, precision=precision, verify=False) as lighter:
-        for golden in read_golden(beside):
-            answer = lighter.predict(golden.frame(beside))
-            assert answer.decision is not None
-            novelty = None if answer.novelty is None else np.array([answer.novelty], np.float32)
-            said = Said(answer.probabilities[None], novelty, answer.decision[None])
-            if margins(said, bundle.manifest.point)[0] >= _APART:
-                decision = answer.decision.tolist()
-                probabilities = tuple(map(float, answer.probabilities))
-                same = tuple(decision) if isinstance(decision, list) else decision
-                found.append(replace(golden, decision=same, probabilities=probabilities, novelty=answer.novelty))
-    if not found:
-        raise GateError(f"{precision} is unsure about every golden frame", hint=_INSTEAD)
-    return json.dumps({"schema": SCHEMA, "frames": [one.to_json() for one in found]}, indent=2).encode()

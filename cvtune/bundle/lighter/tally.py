@@ -56,10 +56,6 @@ class Tally:
         found = inspect(point, said.decisions, truth, names)
         return cls(n, int(right.sum()), found.escapes.k, found.overkill.k, found.review.k)
 
-    def to_json(self) -> dict[str, int]:
-        """Plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Loss:

@@ -11,7 +11,23 @@ Every error carries what happened (with the path or the value), what was expecte
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"  # a hint
+_MOST_LINES: Final = 20
+
+
+def first_line(error: Exception, most: int | None = None) -> str:
+    """The first line of what another library's error says, or so many characters of it; its kind where it is silent."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:most]
+
+
+def listed(problems: Sequence[str]) -> str:
+    """`3 problems` and a line each, the first of them where there are too many to read."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = problems if len(problems) <= _MOST_LINES else [*problems[:_MOST_LINES], "..."]
+    return "\n".join([count, *(f"  {line}" for line in lines)])
 
 
 class CvtuneError(Exception):

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cvtune_edge.errors import BundleError, ImageError, MismatchError
+from cvtune_edge.errors import EXPORT_AGAIN, BundleError, ImageError, MismatchError
 from cvtune_edge.inside import MOST_JSON, RefusedError, changed, read_inside, stays_inside
 from cvtune_edge.manifest import PIXEL_TYPES
 from cvtune_edge.results import Prediction
@@ -26,7 +26,6 @@ FOLDER: Final = "golden"
 INDEX: Final = f"{FOLDER}/golden.json"  # of model.onnx
 CLOSE: Final = 0.02  # of a probability: what another processor, or int8 on it, may differ
 SCHEMA: Final = 1
-_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 _MOST: Final = 1 << 28  # bytes of a frame
 _MOST_FRAMES: Final = 1000  # a start asks about all of them
 
@@ -99,7 +98,7 @@ class Golden:
         size = math.prod(self.shape) * kind.itemsize
         data = _read(folder, self.file, files, most=size)
         if len(data) != size:
-            raise BundleError(f"{folder / self.file}: {len(data)} bytes, expected {self.shape}", hint=_AGAIN)
+            raise BundleError(f"{folder / self.file}: {len(data)} bytes, expected {self.shape}", hint=EXPORT_AGAIN)
         return np.frombuffer(data, kind).reshape(self.shape).astype(self.pixels)
 
 
@@ -130,7 +129,7 @@ def read_golden(folder: Path, files: Mapping[str, str] | None = None, *, index: 
             raise ValueError(f"{len(tree['frames'])} frames, expected at most {_MOST_FRAMES}")
         return tuple(Golden.from_json(one) for one in tree["frames"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path.as_posix()}: no list of golden frames ({error})", hint=_AGAIN) from error
+        raise BundleError(f"{path.as_posix()}: no list of golden frames ({error})", hint=EXPORT_AGAIN) from error
 
 
 def _read(folder: Path, name: str, files: Mapping[str, str] | None, *, most: int) -> bytes:
@@ -140,7 +139,7 @@ def _read(folder: Path, name: str, files: Mapping[str, str] | None, *, most: int
         BundleError: it is missing, changed, too long, no regular file, or none of those that were verified.
     """
     if files is not None and name not in files:
-        raise BundleError(f"{folder / name}: not in the manifest, so it is not opened", hint=_AGAIN)
+        raise BundleError(f"{folder / name}: not in the manifest, so it is not opened", hint=EXPORT_AGAIN)
     try:
         data = read_inside(folder, name, most=most)
         found = hashlib.sha256(data).hexdigest() if files is not None else ""
@@ -148,7 +147,7 @@ def _read(folder: Path, name: str, files: Mapping[str, str] | None, *, most: int
             raise RefusedError(changed(found, files[name]))
         return data
     except OSError as error:
-        raise BundleError(f"{folder / name}: cannot be read ({error.strerror})", hint=_AGAIN) from error
+        raise BundleError(f"{folder / name}: cannot be read ({error.strerror})", hint=EXPORT_AGAIN) from error
 
 
 @dataclass(frozen=True)
@@ -208,10 +207,10 @@ def _asked(
         try:
             answer = predict(frame)
         except ImageError as error:
-            raise BundleError(f"{folder / golden.file}: {error.reason}", hint=_AGAIN) from error
+            raise BundleError(f"{folder / golden.file}: {error.reason}", hint=EXPORT_AGAIN) from error
         expected = np.array(golden.probabilities)
         if answer.decision is None or expected.shape != answer.probabilities.shape:
-            raise BundleError(f"{folder / index}: of another bundle", hint=_AGAIN)
+            raise BundleError(f"{folder / index}: of another bundle", hint=EXPORT_AGAIN)
         apart = float(np.abs(expected - answer.probabilities).max())
         yield golden, np.array_equal(answer.decision, np.array(golden.decision)), apart
 

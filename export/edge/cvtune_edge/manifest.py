@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cvtune_edge.errors import BundleError
+from cvtune_edge.errors import EXPORT_AGAIN, BundleError, listed
 from cvtune_edge.inside import MOST_FILES, MOST_JSON, problems_inside, read_inside, stays_inside
 from cvtune_edge.strict_json import parse_json
 
@@ -29,18 +29,20 @@ MODEL_FILE: Final = "model.onnx"
 PIXEL_TYPES: Final = ("uint8", "uint16", "float32")
 SEPARATOR: Final = ";"  # between the labels of one image
 COLOURS: Final = ("rgb", "bgr", "gray")
+PLAIN: Final[Mapping[str, Any]] = {
+    "colour": "rgb",
+    "shape": None,
+    "heatmap": False,
+}  # a variant that takes and gives what model.onnx does
 NOVELTY_KINDS: Final = ("knn", "mahalanobis")
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
 _SINCE_2: Final[Mapping[str, Any]] = {"reading": dict(_EIGHT_BIT), "window": None, "task": "single", "thresholds": []}
-_PLAIN: Final[Mapping[str, Any]] = {"colour": "rgb", "shape": None, "heatmap": False}
 # Came within a schema and may be missing: what they say is in the graph too, or is for people; readers that ignore them
 # lose nothing.
 _LATER: Final[Mapping[str, Any]] = {"scales": [], "shifts": [], "latency": None, "variants": {}}
 _SINCE_3: Final[Mapping[str, Any]] = {"limits": None, "novelty": None, "region": None, "targets": [], "training": ""}
 _SCHEMAS: Final = f"schema {READABLE[0]} to {SCHEMA}"
-_EXPORT_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
-_MOST_LINES: Final = 20  # of an error
 _MOST_SHOWN: Final = 300  # characters of a value in an error
 
 
@@ -136,7 +138,7 @@ class Manifest:
         """The models that take the same frames as model.onnx, by their precision; model.onnx first."""
         found = {"float32": MODEL_FILE}
         for file, form in self.variants.items():
-            if all(form[name] == value for name, value in _PLAIN.items()):
+            if all(form[name] == value for name, value in PLAIN.items()):
                 found.setdefault(form["precision"], file)
         return found
 
@@ -170,7 +172,7 @@ class Manifest:
             BundleError: not a manifest, of another schema, or with missing or wrong values, all at once.
         """
         if not isinstance(tree, dict) or "schema" not in tree:
-            raise BundleError(f"{source}: not a cvtune manifest, it has no 'schema'", hint=_EXPORT_AGAIN)
+            raise BundleError(f"{source}: not a cvtune manifest, it has no 'schema'", hint=EXPORT_AGAIN)
         if not _is_schema(tree["schema"]):
             raise BundleError(
                 f"{source}: schema {_shown(tree['schema'])}, this version of cvtune-edge reads {_SCHEMAS}",
@@ -186,23 +188,24 @@ class Manifest:
         return cls(**values)
 
 
-def load_manifest(folder: Path | str, *, later: Container[str] = ()) -> Manifest:
+def load_manifest(folder: Path | str) -> Manifest:
     """Read a bundle's manifest and verify every file it lists against its checksum.
-
-    Args:
-        folder: of the bundle.
-        later: files that are verified when they are read, so that what was verified is what is used.
 
     Raises:
         BundleError: not a bundle, a wrong manifest, or files that are missing or changed, each by its name.
     """
     manifest, _ = read_manifest(Path(folder))
-    check_files(Path(folder), manifest, later=later)
+    check_files(Path(folder), manifest)
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest, *, later: Container[str] = ()) -> None:
-    """Verify every file that a manifest lists; as :func:`load_manifest` does it.
+    """Verify every file that a manifest lists against its checksum.
+
+    Args:
+        folder: of the bundle.
+        manifest: of it.
+        later: files that are verified when they are read, so that what was verified is what is used.
 
     Raises:
         BundleError: files that are missing or changed, each by its name.
@@ -225,9 +228,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     except (FileNotFoundError, NotADirectoryError):
         raise _no_bundle(folder) from None
     except OSError as error:
-        raise BundleError(f"{path.as_posix()}: cannot be read ({error.strerror})", hint=_EXPORT_AGAIN) from error
+        raise BundleError(f"{path.as_posix()}: cannot be read ({error.strerror})", hint=EXPORT_AGAIN) from error
     except ValueError as error:  # a wrong encoding is one too
-        raise BundleError(f"{path.as_posix()}: cannot be read as JSON ({error})", hint=_EXPORT_AGAIN) from error
+        raise BundleError(f"{path.as_posix()}: cannot be read as JSON ({error})", hint=EXPORT_AGAIN) from error
     return Manifest.from_json(tree, path.as_posix()), hashlib.sha256(data).hexdigest()
 
 
@@ -249,9 +252,7 @@ def _no_bundle(folder: Path) -> BundleError:
 
 
 def _wrong(source: str, problems: list[str]) -> BundleError:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = problems if len(problems) <= _MOST_LINES else [*problems[:_MOST_LINES], "..."]
-    return BundleError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in lines), hint=_EXPORT_AGAIN)
+    return BundleError(f"{source}: {listed(problems)}", hint=EXPORT_AGAIN)
 
 
 def _shown(value: Any) -> str:

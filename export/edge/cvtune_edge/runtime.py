@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune_edge.decode import Frame, ReadOptions, read_bytes, read_image
-from cvtune_edge.errors import BundleError, CvtuneError, ImageError, MismatchError
+from cvtune_edge.errors import EXPORT_AGAIN, BundleError, CvtuneError, ImageError, MismatchError, first_line
 from cvtune_edge.golden import Verified, check, index_of, verify
 from cvtune_edge.inside import RefusedError, changed, read_inside
 from cvtune_edge.manifest import SEPARATOR, Manifest, check_files, read_manifest
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Decision", "Prediction", "Unreadable"]
 
 _MOST_SHOWN: Final = 300  # characters of what a model says, in an error
-_AGAIN: Final = "export the bundle again with cvtune, or copy the whole folder again"
 _TENSORS: Final = {
     "uint8": "tensor(uint8)",
     "uint16": "tensor(uint16)",
@@ -102,7 +101,7 @@ class Bundle:
         own = ReadOptions.from_json(self.manifest.reading)
         self.reading = replace(options or own, pixels=own.pixels, background=own.background)
         self._forms = {name: form for name, (_, form) in _outputs(self.manifest).items()}
-        self._asked = [name for name in _outputs(self.manifest) if name not in ("ok", "embedding")]
+        self._asked = [name for name in self._forms if name not in ("ok", "embedding")]
         self._children = _start_pool(self.reading) if untrusted else None
         start = partial(self._start, threads, provider=provider, spin=spin, verify=verify)
         try:
@@ -287,7 +286,7 @@ class Bundle:
             answers = self._session.run(asked, {"image": pixels[None]})
         except SESSION_ERRORS as error:  # memory, mostly: one huge frame must not stop the stream
             height, width = pixels.shape[:2]
-            reason = f"the model cannot run on {width} x {height} pixels ({_first_line(error)})"
+            reason = f"the model cannot run on {width} x {height} pixels ({first_line(error, _MOST_SHOWN)})"
             raise ImageError(path or "image", reason) from error
         for name, answer in zip(asked, answers, strict=True):  # widths may be open in the graph: known by its answer
             if answer.shape != (1, *self._forms[name]):
@@ -336,15 +335,15 @@ def read_model(folder: Path, name: str, manifest: Manifest) -> bytes:
         BundleError: missing, changed, no regular file, or a graph that asks for more than computing.
     """
     if name not in manifest.files:
-        raise BundleError(f"{(folder / name).as_posix()}: not in the manifest, so it is not opened", hint=_AGAIN)
+        raise BundleError(f"{(folder / name).as_posix()}: not in the manifest, so it is not opened", hint=EXPORT_AGAIN)
     try:
         data = read_inside(folder, name)
         _check_bytes(data, manifest.files[name])
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{folder.as_posix()}: {name}: missing", hint=_AGAIN) from None
+        raise BundleError(f"{folder.as_posix()}: {name}: missing", hint=EXPORT_AGAIN) from None
     except (OSError, ModelFileError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(f"{folder.as_posix()}: {name}: {reason}", hint=_AGAIN) from error
+        raise BundleError(f"{folder.as_posix()}: {name}: {reason}", hint=EXPORT_AGAIN) from error
     return data
 
 
@@ -382,7 +381,7 @@ def open_model(folder: Path, name: str, manifest: Manifest, **options: Any) -> A
         session = open_session(read_model(folder, name, manifest), **options)
     except LOAD_ERRORS as error:
         raise BundleError(
-            f"{model.as_posix()}: onnxruntime cannot load it ({_first_line(error)})",
+            f"{model.as_posix()}: onnxruntime cannot load it ({first_line(error, _MOST_SHOWN)})",
             hint="install the onnxruntime version that the manifest names, or a later one",
         ) from error
     problems = _contract_problems(session, manifest)
@@ -392,10 +391,6 @@ def open_model(folder: Path, name: str, manifest: Manifest, **options: Any) -> A
             hint="export the bundle again with cvtune; export/CONTRACT.md describes the graph",
         )
     return session
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:_MOST_SHOWN]
 
 
 def _contract_problems(session: Any, manifest: Manifest) -> list[str]:

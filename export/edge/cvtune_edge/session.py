@@ -19,6 +19,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
+from cvtune_edge.errors import first_line
 from cvtune_edge.providers import CPU, check_loaded, chosen, names, not_running
 
 ort.set_default_logger_severity(4)  # what it says is raised as an error too; beside it are colours for a terminal
@@ -102,7 +103,7 @@ def _open_elsewhere(source: bytes | str, options: ort.SessionOptions, wanted: tu
     try:  # enable_fallback: onnxruntime would print a line to stdout, and take the CPU
         session = ort.InferenceSession(source, options, providers=list(wanted), enable_fallback=0)
     except _NOT_RUNNING as error:
-        raise not_running(wanted[0], _unloadable(wanted[0]) or _first_line(error)) from error
+        raise not_running(wanted[0], _unloadable(wanted[0]) or first_line(error)) from error
     missing = [full for full in wanted if full not in session.get_providers()]
     why = (_unloadable(missing[0]) or "no device for it, or another driver than it needs") if missing else ""
     check_loaded(wanted, session.get_providers(), nodes_by_provider(session), why)
@@ -122,10 +123,6 @@ def nodes_by_provider(session: ort.InferenceSession) -> Mapping[str, int]:
 def runtime_facts() -> tuple[str, str]:
     """Version of this onnxruntime, and the providers it has."""
     return str(ort.__version__), names(ort.get_available_providers())
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _unloadable(full: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from cvtune_edge.errors import BundleError, CvtuneError
+from cvtune_edge.errors import BundleError, CvtuneError, first_line, listed
 from cvtune_edge.inside import (
     MOST_FILES,
     RefusedError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from model_signing import manifest as signed
 
 SIGNATURE_FILE: Final = "model.sig"
-_MOST_LINES: Final = 20  # of an error
+_MOST_SHOWN: Final = 100  # characters of what the package says, in an error
 _MOST: Final = 1 << 24  # bytes of a signature: it names every file
 _KEY_MODE: Final = 0o600
 _HOW: Final = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE_FILE]}
@@ -99,7 +99,11 @@ def check_signature(folder: Path, key: Path, manifest: Manifest, digest: str) ->
         raise _refused(folder, "", [f"{SIGNATURE_FILE}: not made with the key {key.as_posix()}"]) from error
     except Exception as error:  # whatever a file from other hands makes of the package's parsers
         other = "Key mismatch" in str(error)
-        reason = f"not made with the key {key.as_posix()}" if other else f"no signature of a bundle ({_short(error)})"
+        reason = (
+            f"not made with the key {key.as_posix()}"
+            if other
+            else f"no signature of a bundle ({first_line(error, _MOST_SHOWN)})"
+        )
         raise _refused(folder, "", known.problems or [f"{SIGNATURE_FILE}: {reason}"]) from error
 
 
@@ -245,13 +249,13 @@ def _check_form(folder: Path) -> None:
     except OSError as error:
         raise _refused(folder, "", [f"{SIGNATURE_FILE}: {error.strerror}"]) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise _refused(folder, "", [f"{SIGNATURE_FILE}: no signature of a bundle ({_short(error)})"]) from error
+        raise _refused(
+            folder, "", [f"{SIGNATURE_FILE}: no signature of a bundle ({first_line(error, _MOST_SHOWN)})"]
+        ) from error
 
 
 def _refused(folder: Path, what: str, problems: list[str]) -> BundleError:
-    lines = problems if len(problems) <= _MOST_LINES else [*problems[:_MOST_LINES], "..."]
-    several = "".join(f"\n  {line}" for line in lines)
-    told = problems[0] if len(problems) == 1 else f"{len(problems)} problems{several}"
+    told = problems[0] if len(problems) == 1 else listed(problems)
     return BundleError(f"{folder.as_posix()}: {what}{told}", hint=_SIGN_AGAIN)
 
 
@@ -263,7 +267,3 @@ def _no_key(key: Path, which: str, error: Exception) -> CvtuneError:
         hint = "take its password away in a safe place: `openssl pkey -in KEY.pem -out PLAIN.pem`"
         return CvtuneError(f"{key.as_posix()}: a key with a password", hint=hint)
     return CvtuneError(f"{key.as_posix()}: no {which} key on the curve P-256, P-384 or P-521", hint=_CURVES)
-
-
-def _short(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:100]
