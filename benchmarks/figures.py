@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +91,14 @@ def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
             "folds": metrics.get("folds"),
             "test": metrics["test"],
             "test_without_leaks": metrics.get("test_without_leaks"),
+            "calibration": _calibration(metrics["reliability"]["test"]),
         }
+
+
+def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the test side, without its bins."""
+    sides = {when: {key: of for key, of in found[when].items() if key != "bins"} for when in ("before", "after")}
+    return {**sides, "change": found["change"]}
 
 
 def own_homes(scratch: Path) -> dict[str, str]:
@@ -141,6 +148,27 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def calibrations(results: Sequence[dict[str, Any]]) -> str:
+    """What calibration did on the test sides, of those results that say so."""
+    lines = [
+        "| test side | log-loss, before -> after | change | calibration error | by chance alone |",
+        "| --- " * 5 + "|",
+    ]
+    titles = {case.name: case.title.split(",")[0] for case in CASES}
+    for one in results:
+        if "calibration" in one:
+            before, after, change = (one["calibration"][key] for key in ("before", "after", "change"))
+            cells = (
+                titles[one["name"]],
+                f"{before['log_loss']:.3f} -> {after['log_loss']:.3f}",
+                f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]",
+                f"{before['ece']:.3f} -> {after['ece']:.3f}",
+                f"{after['ece_of_chance']:.3f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _interval(limits: Sequence[float]) -> str:
     return f"[{limits[0]:.3f}, {limits[1]:.3f}]"
 
@@ -152,8 +180,10 @@ def stored() -> list[dict[str, Any]]:
 
 
 def write_readme(readme: Path) -> None:
-    """Put the table of the stored results between the markers."""
-    write_between(readme, (BEGIN, END), table(stored()))
+    """Put the tables of the stored results between their markers."""
+    results = stored()
+    write_between(readme, (BEGIN, END), table(results))
+    write_between(readme, ("<!-- calibration -->", "<!-- /calibration -->"), calibrations(results))
 
 
 def write_between(readme: Path, markers: tuple[str, str], text: str) -> None:

@@ -23,6 +23,7 @@ from cvtune.data.split import Leaks, Split
 from cvtune.evaluation.calibration import Calibration, fit_calibration
 from cvtune.evaluation.objective import Objective
 from cvtune.evaluation.operating import ChosenPoint, choose_point
+from cvtune.evaluation.paired import log_loss_change
 from cvtune.evaluation.reliability import reliability
 from cvtune.evaluation.studies import Studies
 from cvtune.evaluation.task import Figures, task_of
@@ -305,10 +306,11 @@ class Book:
         found: dict[str, Any] = {}
         for side in (side for side in raw if side in self._answers):
             after = self._answers[side]
-            before = reliability(self._task.probabilities(raw[side]), after.truth)
+            before = replace(after, probabilities=self._task.probabilities(raw[side]))
             found[side] = {
-                "before": before.to_json(),
+                "before": reliability(before.probabilities, before.truth).to_json(),
                 "after": reliability(after.probabilities, after.truth).to_json(),
+                "change": log_loss_change(before, after).to_json(),
             }
         return found
 

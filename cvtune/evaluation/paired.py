@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +40,11 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"name": self.name, "value": self.value, "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Difference:
+        """From :meth:`to_json`."""
+        return cls(str(value["name"]), float(value["value"]), float(value["low"]), float(value["high"]))
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,24 @@ def _differences(first: Answers, second: Answers, seed: int) -> tuple[Difference
     figures: dict[str, tuple[Wide, Wide]] = {"accuracy": (change, np.ones(len(change)))}
     if isinstance(first, Predictions):
         figures["balanced accuracy"] = (change, balanced_weights(first))
-    figures["log-loss"] = (second.losses - first.losses, np.ones(len(change)))
-    return tuple(_bootstrap(name, *figure, seed=seed) for name, figure in figures.items())
+    found = [_bootstrap(name, *figure, seed=seed) for name, figure in figures.items()]
+    return (*found, log_loss_change(first, second, seed=seed))
+
+
+def log_loss_change(first: Answers, second: Answers, *, seed: int = 0) -> Difference:
+    """Log-loss of the second less that of the first, in nats, paired by image.
+
+    Args:
+        first: of one model, or of one way to calibrate it.
+        second: of the other, about the same images in the same order.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: other images.
+    """
+    check_same(first, second)
+    change = second.losses - first.losses
+    return _bootstrap("log-loss", change, np.ones(len(change)), seed=seed)
 
 
 def _bootstrap(name: str, change: Wide, weights: Wide, *, seed: int) -> Difference:

@@ -13,6 +13,7 @@ from cvtune_edge.latency import Latency
 from numpy.typing import NDArray
 
 from cvtune.errors import RunError
+from cvtune.evaluation.paired import Difference
 from cvtune.evaluation.reliability import Reliability
 from cvtune.report.training import read_csv
 from cvtune.rundir import read_json
@@ -20,10 +21,23 @@ from cvtune.rundir import read_json
 
 @dataclass(frozen=True)
 class Honesty:
-    """Confidence against truth on one side, before the calibration and after it."""
+    """Confidence against truth on one side, before the calibration and after it.
+
+    Attributes:
+        before: of the probabilities as the network gives them.
+        after: of the calibrated ones.
+        change: of the log-loss, paired by image; None in runs from before it was kept.
+    """
 
     before: Reliability
     after: Reliability
+    change: Difference | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Honesty:
+        """From the tree of metrics.json."""
+        before, after = (Reliability.from_json(value[key]) for key in ("before", "after"))
+        return cls(before, after, Difference.from_json(value["change"]) if "change" in value else None)
 
 
 def read_honesty(metrics: Mapping[str, Any], path: Path) -> Mapping[str, Honesty]:
@@ -33,10 +47,7 @@ def read_honesty(metrics: Mapping[str, Any], path: Path) -> Mapping[str, Honesty
         RunError: damaged.
     """
     try:
-        tree = metrics.get("reliability", {}).items()
-        return {
-            str(side): Honesty(*(Reliability.from_json(one[key]) for key in ("before", "after"))) for side, one in tree
-        }
+        return {str(side): Honesty.from_json(one) for side, one in metrics.get("reliability", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: damaged, no reliability ({error!r})", hint="fit the run again") from error
 

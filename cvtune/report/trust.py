@@ -15,6 +15,7 @@ from cvtune.evaluation.conformal import RiskCoverage, fit_sets, risk_coverage
 from cvtune.evaluation.multilabel import MultiPredictions
 from cvtune.evaluation.notable import doubt
 from cvtune.evaluation.operating import ChosenPoint
+from cvtune.evaluation.paired import Difference
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.reliability import Reliability
@@ -35,6 +36,7 @@ class Honest:
     before: Markup
     after: Markup
     verdict: str
+    change: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,14 @@ def trust_of(scored: Scored, facts: Facts) -> Trust:
 def _honest(found: Honesty, side: str) -> Honest:
     before = reliability_chart(found.before, "before", f"reliability-before-{side}")
     after = reliability_chart(found.after, "after", f"reliability-after-{side}")
-    return Honest(found, before, after, _judged(found.after))
+    return Honest(found, before, after, _judged(found.after), _changed(found.change))
+
+
+def _changed(change: Difference | None) -> str:
+    if change is None or change.low == change.high == 0:
+        return ""
+    way = "worse by more than chance explains" if change.low > 0 else "better" if change.high < 0 else "no clear change"
+    return f"Log-loss by calibration: {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}], {way}."
 
 
 def _judged(found: Reliability) -> str:

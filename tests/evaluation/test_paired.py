@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from cvtune.errors import DataError
 from cvtune.evaluation.multilabel import MultiPredictions
-from cvtune.evaluation.paired import aligned, versus
+from cvtune.evaluation.paired import Difference, aligned, log_loss_change, versus
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
 
@@ -44,6 +46,7 @@ def test_what_changed_is_counted_and_tested_exactly() -> None:
     assert not accuracy.shown
     assert balanced.value == pytest.approx(5 / 60)  # twenty images of each class
     assert loss.value == pytest.approx(b.log_loss - a.log_loss)
+    assert loss == log_loss_change(a, b) == Difference.from_json(json.loads(json.dumps(loss.to_json())))
 
 
 def test_a_better_model_is_called_so() -> None:

@@ -52,6 +52,16 @@ def test_a_run_with_everything(steel_copy: RunDir) -> None:
     assert facts.calib is None
 
 
+def test_what_calibration_did_to_the_log_loss_is_said(steel_copy: RunDir) -> None:
+    add_studies(steel_copy)
+    tree = read_json(steel_copy.metrics)
+    assert "Log-loss by calibration" not in read(steel_copy).text  # a run from before it was kept
+    for low, high, verdict in ((-0.05, -0.01, "better"), (-0.05, 0.01, "no clear change"), (0.01, 0.03, "worse by")):
+        tree["reliability"]["test"]["change"] = {"name": "log-loss", "value": -0.02, "low": low, "high": high}
+        write_json(steel_copy.metrics, tree)
+        assert f"Log-loss by calibration: -0.020 [{low:+.3f}, {high:+.3f}], {verdict}" in read(steel_copy).text
+
+
 def test_an_older_run_has_nothing_of_it(steel_copy: RunDir) -> None:
     facts = read_facts(steel_copy)
     assert facts.scored[0].novelty is None
