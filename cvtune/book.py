@@ -326,7 +326,7 @@ class Book:
             point=point.limits,
             novelty=self._strange.novelty if self._strange else None,
             task=self._task.name,
-            targets=point.targets,
+            targets=tuple(map(str, point.targets)),
             training=hashlib.sha256(b"".join(file.read_bytes() for file in made_from)).hexdigest(),
         )
 

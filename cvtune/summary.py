@@ -78,7 +78,7 @@ class Findings:
         side = "test" if "test" in self.decided else "folds"
         found = self.decided[side]
         where = () if side == "test" else ("in the folds, by models that had not seen the image",)
-        more = (*where, *proofs(self.objective, found), *self.point.notes)
+        more = (*where, *proofs(self.objective.targets, found), *self.point.notes)
         return Line("point", point_line(found, self.point.words), more)
 
 

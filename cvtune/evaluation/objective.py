@@ -14,6 +14,7 @@ from cvtune.errors import ConfigError
 from cvtune.evaluation.metrics import is_good_name
 
 Aim = Literal["escape", "overkill", "error"]
+Words = Literal["factory", "clinic"]
 
 LEVEL: Final = 0.95  # of every "at most"
 
@@ -48,6 +49,13 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.aim}<={100 * self.share:g}%"
+
+    def said(self, words: Words) -> str:
+        """In the words of the factory, escape<=1%, or of the clinic, sensitivity>=99%."""
+        if words == "factory":
+            return str(self)
+        right = next(name for name, aim in _RIGHTS.items() if aim == self.aim)
+        return f"{right}>={100 * (1 - self.share):g}%"
 
 
 @dataclass(frozen=True)

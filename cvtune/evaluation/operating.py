@@ -20,12 +20,11 @@ from cvtune_edge.decision import NEVER, OperatingPoint, defect_scores
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from cvtune.errors import RunError
+from cvtune.errors import ConfigError, RunError
 from cvtune.evaluation.multilabel import pick_thresholds
-from cvtune.evaluation.objective import Costs, Objective, Target
+from cvtune.evaluation.objective import Costs, Objective, Target, Words, parse_target
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.verdict import Decided, count_labels, inspect, sort
-from cvtune.evaluation.words import Words
 from cvtune.rundir import read_json, write_json
 
 Floats = NDArray[np.float32]
@@ -68,7 +67,7 @@ class ChosenPoint:
     limits: OperatingPoint
     classes: tuple[str, ...]
     guessed: bool
-    targets: tuple[str, ...]
+    targets: tuple[Target, ...]
     chosen_on: int
     notes: tuple[str, ...]
     words: Words = "factory"
@@ -77,6 +76,11 @@ class ChosenPoint:
     def ok(self) -> tuple[str, ...]:
         """Names of the good classes."""
         return tuple(self.classes[position] for position in self.limits.ok)
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """The targets, in the words that were asked for."""
+        return tuple(target.said(self.words) for target in self.targets)
 
     def decide(self, probabilities: Floats, novelty: Floats | None = None) -> Ints:
         """Decisions int64 [N], or [N, K] of several labels.
@@ -109,7 +113,7 @@ class ChosenPoint:
             {
                 "ok": list(self.ok),
                 "guessed": self.guessed,
-                "targets": list(self.targets),
+                "targets": list(map(str, self.targets)),
                 "accept": dict(zip(self.classes, self.limits.accept, strict=True)),
                 "reject": dict(zip(self.classes, self.limits.reject, strict=True)),
                 "several": self.limits.several,
@@ -143,19 +147,20 @@ class ChosenPoint:
                 limits,
                 classes,
                 bool(value["guessed"]),
-                tuple(value["targets"]),
+                tuple(map(parse_target, value["targets"])),
                 int(value["chosen_on"]),
                 tuple(value["notes"]),
                 "clinic" if value["words"] == "clinic" else "factory",
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise RunError(f"{path}: damaged, not an operating point ({error!r})", hint="fit the run again") from error
 
 
 def choose_point(objective: Objective, probabilities: Floats, truth: NDArray[Any], words: Words) -> ChosenPoint:
     """Choose the limits, and say what for; arguments as for :func:`place`."""
-    placed, targets = place(objective, probabilities, truth), tuple(map(str, objective.targets))
-    return ChosenPoint(placed.point, objective.classes, objective.guessed, targets, len(truth), placed.notes, words)
+    placed = place(objective, probabilities, truth)
+    about = (objective.classes, objective.guessed, objective.targets, len(truth))
+    return ChosenPoint(placed.point, *about, placed.notes, words)
 
 
 def place(objective: Objective, probabilities: Floats, truth: NDArray[Any]) -> Placed:

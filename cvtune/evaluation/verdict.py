@@ -211,11 +211,23 @@ def proof(rate: Rate, target: Target | None, words: tuple[str, str]) -> str:
     if not rate.n:
         return f"no {images}: nothing is known of {mistakes}"
     said = f"{rate} {mistakes}: at most {100 * rate.at_most:.1f} % ({100 * LEVEL:.0f} % sure)"
-    if target is None or rate.at_most <= target.share:
-        return said + ("" if target is None else f", which proves {target}")
-    if rate.k / rate.n > target.share:
-        return f"{said}; {target} is missed"
-    return f"{said}; {target} is not proven: {target.needed} {images} without a mistake would prove it"
+    return said if target is None else f"{said}; {judged(rate, target, str(target), images)}"
+
+
+def judged(rate: Rate, target: Target, name: str, images: str) -> str:
+    """Whether a count proves a target.
+
+    Args:
+        rate: as for :func:`proof`.
+        target: the bound of the rate.
+        name: what to call it.
+        images: of their kind, in the plural.
+    """
+    if rate.n and rate.at_most <= target.share:
+        return f"{name} is proven"
+    if rate.n and rate.k / rate.n > target.share:
+        return f"{name} is missed"
+    return f"{name} is not proven: {target.needed} {images} without a mistake would prove it"
 
 
 NAMES: Final[Mapping[Aim, tuple[str, str]]] = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Final
 
-from cvtune.evaluation.objective import Aim, Objective
+from cvtune.evaluation.objective import Aim, Target, Words
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.verdict import NAMES, Decided, Sorting, proof
+from cvtune.evaluation.verdict import NAMES, Decided, Sorting, judged, proof
 
-Words = Literal["factory", "clinic"]
+_CLINIC: Final[dict[Aim, str]] = {"escape": "positive images", "overkill": "negative images"}
 
 
 def point_line(found: Decided, words: Words = "factory") -> str:
@@ -42,11 +42,20 @@ def _at_least(wrong: Rate) -> str:
     return f"at least {100 * (1 - wrong.at_most):.1f} % at 95 %" if wrong.n else "none to count"
 
 
-def proofs(objective: Objective, found: Decided) -> tuple[str, ...]:
-    """What the figures prove of each target."""
+def proofs(targets: Iterable[Target], found: Decided) -> tuple[str, ...]:
+    """What the figures prove, and of each target whether they prove it."""
+    return tuple(proof(rate, target, NAMES[target.aim]) for target, rate in _aimed_at(targets, found))
+
+
+def judgements(targets: Iterable[Target], found: Decided, words: Words = "factory") -> tuple[str, ...]:
+    """Of each target alone whether the figures prove it."""
+    images = {aim: name for aim, (_, name) in NAMES.items()} | (_CLINIC if words == "clinic" else {})
+    aimed = _aimed_at(targets, found)
+    return tuple(judged(rate, target, target.said(words), images[target.aim]) for target, rate in aimed)
+
+
+def _aimed_at(targets: Iterable[Target], found: Decided) -> Iterator[tuple[Target, Rate]]:
     rates: dict[Aim, Rate] = (
         {"error": found.errors} if isinstance(found, Sorting) else {"escape": found.escapes, "overkill": found.overkill}
     )
-    return tuple(
-        proof(rates[target.aim], target, NAMES[target.aim]) for target in objective.targets if target.aim in rates
-    )
+    return ((target, rates[target.aim]) for target in targets if target.aim in rates)

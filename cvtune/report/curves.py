@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from scipy.special import expit, logit
 
-from cvtune.evaluation.words import Words
+from cvtune.evaluation.objective import Words
 from cvtune.report.figures import COLOURS, as_svg, drawing
 from cvtune.report.questions import Bools, Kind, Question, Wide
 

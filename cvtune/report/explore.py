@@ -18,9 +18,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from cvtune.evaluation.objective import Words
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.verdict import EFFECTIVENESS, FALSE_ALARM, KAPPA, MISS
-from cvtune.evaluation.words import Words
 from cvtune.report.curves import Curve, curve_of
 from cvtune.report.facts import Scored
 from cvtune.report.names import visible

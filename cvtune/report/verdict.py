@@ -9,7 +9,7 @@ from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.task import task_named, told
-from cvtune.evaluation.words import point_line
+from cvtune.evaluation.words import judgements, point_line
 from cvtune.report.facts import Facts, Scored
 
 
@@ -29,14 +29,17 @@ def sentences(facts: Facts) -> tuple[str, ...]:
     """What to know beside the headline."""
     if not facts.scored:
         return ("The run has no test figures so far; they appear when it has ended.",)
-    how_well = _decisions(facts.point, facts.scored[0]) if facts.point and facts.point.ok else _weakest(facts.scored[0])
+    point, first = facts.point, facts.scored[0]
+    how_well = _decisions(point, first) if point and (point.ok or point.targets) else _weakest(first)
     return (*how_well, *_folds(facts))
 
 
 def _decisions(point: ChosenPoint, scored: Scored) -> Iterator[str]:
-    """Where a class is good: what escapes, and what is rejected for nothing."""
+    """Where a class is good: what escapes, and what is rejected for nothing. What was aimed at, and what is proven."""
     found = scored.decided(point)
     yield f"Decisions: {point_line(found, point.words)}."
+    if aims := judgements(point.targets, found, point.words):
+        yield f"{'; '.join(aims)}."
     if found.review.k:
         yield f"A person has to look at {found.review} images."
 

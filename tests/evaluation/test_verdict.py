@@ -65,7 +65,7 @@ def test_without_good_classes_errors_and_coverage_are_counted() -> None:
             "0 of 62 escapes: at most 4.7 % (95 % sure); escape<=0.5% is not proven: 598 defective images without a "
             "mistake would prove it",
         ),
-        (Rate(0, 600), 0.005, "0 of 600 escapes: at most 0.5 % (95 % sure), which proves escape<=0.5%"),
+        (Rate(0, 600), 0.005, "0 of 600 escapes: at most 0.5 % (95 % sure); escape<=0.5% is proven"),
         (Rate(3, 62), 0.005, "3 of 62 escapes: at most 12.0 % (95 % sure); escape<=0.5% is missed"),
         (Rate(0, 0), 0.005, "no defective images: nothing is known of escapes"),
         (Rate(1, 50), None, "1 of 50 escapes: at most 9.1 % (95 % sure)"),

@@ -9,11 +9,11 @@ import pytest
 
 from cvtune.config import ObjectiveConfig
 from cvtune.errors import ConfigError, RunError
-from cvtune.evaluation.objective import build_objective
+from cvtune.evaluation.objective import build_objective, parse_target
 from cvtune.evaluation.operating import ChosenPoint, choose_point, place
 from cvtune.evaluation.rates import Rate
 from cvtune.evaluation.verdict import Inspection, Sorting, Study, count_labels
-from cvtune.evaluation.words import point_line, proofs
+from cvtune.evaluation.words import judgements, point_line, proofs
 from cvtune.rundir import read_json, write_json
 
 STUDY = Study(Rate(58, 60), Rate(1, 18), Rate(1, 42), 0.9)
@@ -34,12 +34,18 @@ def test_the_words_of_the_factory_and_of_the_clinic() -> None:
 
 def test_targets_are_judged_by_what_was_counted() -> None:
     objective = build_objective(ObjectiveConfig(target=("escape<=1%", "overkill<=20%")), ("ok", "dent"))
-    assert proofs(objective, FOUND) == (
+    assert proofs(objective.targets, FOUND) == (
         "1 of 19 escapes: at most 22.6 % (95 % sure); escape<=1% is missed",
-        "2 of 42 good images rejected: at most 14.2 % (95 % sure), which proves overkill<=20%",
+        "2 of 42 good images rejected: at most 14.2 % (95 % sure); overkill<=20% is proven",
+    )
+    assert judgements(objective.targets, FOUND) == ("escape<=1% is missed", "overkill<=20% is proven")
+    few = tuple(map(parse_target, ("sensitivity>=94%", "specificity>=80%")))
+    assert judgements(few, FOUND, "clinic") == (
+        "sensitivity>=94% is not proven: 49 positive images without a mistake would prove it",
+        "specificity>=80% is proven",
     )
     plain = build_objective(ObjectiveConfig(target=("error<=1%",), ok=()), ("ok", "dent"))
-    (told,) = proofs(plain, Sorting(Rate(0, 100), Rate(0, 100), {}, {}))
+    (told,) = proofs(plain.targets, Sorting(Rate(0, 100), Rate(0, 100), {}, {}))
     assert told.endswith("error<=1% is not proven: 299 decided images without a mistake would prove it")
 
 

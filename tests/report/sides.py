@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from cvtune.evaluation.metrics import score
 from cvtune.evaluation.multilabel import MultiPredictions, score_multi
+from cvtune.evaluation.objective import Words
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
-from cvtune.evaluation.words import Words
 from cvtune.report.facts import Scored
 
 CLASSES = ("dent", "ok", "scratch", "fine")

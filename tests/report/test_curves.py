@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from cvtune_edge.decision import NEVER, OperatingPoint
 
+from cvtune.evaluation.objective import Words
 from cvtune.evaluation.operating import ChosenPoint
-from cvtune.evaluation.words import Words
 from cvtune.report.curves import Curve, curve_of
 from cvtune.report.facts import Scored
 from cvtune.report.questions import far_of, kind_of, questions_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def test_escapes_and_overkill_are_on_top_and_in_a_table(run: RunDir) -> None:
     assert "Decisions: escape " in lead
     assert " of 60 (at most " in lead
     assert "A person has to look at " in lead
+    assert re.search(r"escape<=5% is (missed|proven|not proven: 59 .*); overkill<=5% is ", lead)
     assert "found, " not in lead, "figures of other limits would contradict"
     assert "Good is ok (by its name). Aim: escape<=5%, overkill<=5%." in found.text
     assert "chosen on 120 images" in found.text
