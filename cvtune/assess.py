@@ -15,12 +15,19 @@ from cvtune.errors import DataError, RunError
 from cvtune.rundir import RunDir, bundle_of, images_root, read_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from cvtune_edge.decision import OperatingPoint
+    from numpy.typing import NDArray
+
     from cvtune.data.index import DatasetIndex
     from cvtune.evaluation.metrics import Metrics
     from cvtune.evaluation.multilabel import MultiMetrics, MultiPredictions
+    from cvtune.evaluation.objective import Target, Words
+    from cvtune.evaluation.outcomes import Judged, Outcome
     from cvtune.evaluation.paired import Versus
     from cvtune.evaluation.predictions import Predictions
     from cvtune.evaluation.repeatability import Repeatability
+    from cvtune.evaluation.verdict import Decided
 
 PathLike = str | Path
 
@@ -36,6 +43,10 @@ class Evaluation:
         skipped: files of that side that were not scored, with reasons.
         unreadable: how many of them are images by their names.
         precision: of the model that answered; a bundle with int8 uses it where this machine answers as the lab did.
+        decisions: int64 [N], -1 for REVIEW, or [N, K] of 1, 0 and -1; None from a bundle that does not decide.
+        point: the limits that decided; likewise.
+        targets: what they were chosen for.
+        words: of the factory, or of the clinic where the run was fitted with them.
     """
 
     predictions: Predictions | MultiPredictions
@@ -44,6 +55,19 @@ class Evaluation:
     skipped: tuple[tuple[str, str], ...]
     unreadable: int = 0
     precision: str = "float32"
+    decisions: NDArray[np.int64] | None = None
+    point: OperatingPoint | None = None
+    targets: tuple[Target, ...] = ()
+    words: Words = "factory"
+
+    @property
+    def decided(self) -> Decided | None:
+        """Escapes, overkill, REVIEW; wrong ones where no class is good. None from a bundle that does not decide."""
+        from cvtune.evaluation.verdict import count
+
+        if self.point is None or self.decisions is None:
+            return None
+        return count(self.point, self.decisions, self.predictions.truth, self.predictions.classes)
 
 
 def evaluate(
@@ -69,15 +93,16 @@ def evaluate(
     from cvtune.data.index import build_index
 
     own: Mapping[str, Any] = {}
+    words: Words = "factory"
     if not isinstance(bundle, Bundle):
-        own, bundle = class_map(Path(bundle)), Bundle(bundle_of(Path(bundle)))
+        own, words, bundle = class_map(Path(bundle)), words_of(Path(bundle)), Bundle(bundle_of(Path(bundle)))
     merge = own.get("merge", {}) if merge is None else merge
     ignore = own.get("ignore", ()) if ignore is None else ignore
     index = build_index(Path(folder), merge=merge, ignore=ignore, trainable=False)
     side = "test" if any(image.side == "test" for image in index.images) else "all"
     images = [image for image in index.images if side == "all" or image.side == "test"]
     index = _with_classes(replace(index, images=tuple(images)), bundle, Path(folder))
-    return _score(bundle, index, side, progress)
+    return replace(_score(bundle, index, side, progress), words=words)
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,8 @@ class Compared:
         names: of both.
         answers: of both, in one order of images.
         found: how they compare.
+        outcomes: how their decisions compare, each by its own limits; empty with several labels an image, where one of
+            them does not decide, or where other classes are good.
         folder: where the images' paths start, if that is known.
         untrusted: the images come from unknown hands.
     """
@@ -95,6 +122,7 @@ class Compared:
     names: tuple[str, str]
     answers: tuple[Any, Any]
     found: Versus
+    outcomes: tuple[Outcome, ...]
     folder: Path | None
     untrusted: bool = False
 
@@ -103,8 +131,18 @@ class Compared:
         from cvtune.report.versus import build_versus_page
 
         build_versus_page(
-            Path(path), self.names, *self.answers, self.found, folder=self.folder, untrusted=self.untrusted
+            Path(path),
+            self.names,
+            *self.answers,
+            self.found,
+            self.outcomes,
+            folder=self.folder,
+            untrusted=self.untrusted,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {**self.found.to_json(), "decisions": [one.to_json() for one in self.outcomes]}
 
 
 def compare(
@@ -130,15 +168,17 @@ def compare(
 
     names = Path(first).name, Path(second).name
     if data is not None:
-        asked = [evaluate(bundle, data, progress=progress).predictions for bundle in (first, second)]
+        scored = [evaluate(bundle, data, progress=progress) for bundle in (first, second)]
+        asked, judged = [one.predictions for one in scored], [_judged(one) for one in scored]
         folder, untrusted = Path(data), False
     else:
         runs = [RunDir.open(path) for path in (first, second)]
         asked = [_test_answers(run) for run in runs]
+        judged = [_judged_then(run, answers) for run, answers in zip(runs, asked, strict=True)]
         folder = Path(read_json(runs[0].environment)["folder"])
         untrusted = any(load_config(file=run.config).data.untrusted for run in runs)
     both = aligned(*asked)
-    return Compared(names, both, versus(*both), images_root(folder), untrusted)
+    return Compared(names, both, versus(*both), _outcomes(judged, both[0].paths), images_root(folder), untrusted)
 
 
 @dataclass(frozen=True)
@@ -210,6 +250,44 @@ def _test_answers(run: RunDir) -> Any:
     return task_named(read_json(run.metrics)["task"]).load(path)
 
 
+def _judged(found: Evaluation) -> Judged | None:
+    from cvtune.evaluation.outcomes import Judged
+    from cvtune.evaluation.predictions import Predictions
+
+    if found.point is None or found.decisions is None or not isinstance(found.predictions, Predictions):
+        return None
+    return Judged(found.predictions, found.point, found.decisions)
+
+
+def _judged_then(run: RunDir, answers: Any) -> Judged | None:
+    """What the limits of a run made of its test side."""
+    from cvtune.evaluation.operating import ChosenPoint
+    from cvtune.evaluation.outcomes import Judged
+    from cvtune.evaluation.predictions import Predictions
+    from cvtune.report.measured import distances_of, read_distances
+
+    if not run.point.is_file() or not isinstance(answers, Predictions):
+        return None
+    point = ChosenPoint.load(run.point)
+    known = read_distances(run.distances) if run.distances.is_file() else {}
+    return Judged(answers, point.limits, point.decide(answers.probabilities, distances_of(answers.paths, known)))
+
+
+def _outcomes(judged: Sequence[Judged | None], paths: tuple[str, ...]) -> tuple[Outcome, ...]:
+    from cvtune.evaluation.outcomes import outcomes
+
+    first, second = judged
+    if first is None or second is None or first.good != second.good:
+        return ()
+    return outcomes(first.rows(paths), second.rows(paths))
+
+
+def words_of(path: Path) -> Words:
+    """Those that the run at `path` was fitted with; of the factory where it is a bundle."""
+    run = RunDir(path)
+    return load_config(file=run.config).objective.words if run.config.is_file() else "factory"
+
+
 def class_map(path: Path) -> Mapping[str, Any]:
     """What the run at `path` merged and ignored, as arguments of :func:`evaluate`; nothing where it is a bundle."""
     run = RunDir(path)
@@ -242,11 +320,12 @@ def _with_classes(index: DatasetIndex, bundle: Bundle, folder: Path) -> DatasetI
 def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[int, int], None]) -> Evaluation:
     import numpy as np
 
+    from cvtune.evaluation.objective import parse_target
     from cvtune.evaluation.task import task_of
 
     skipped = [(one.path, one.reason) for one in index.skipped if side == "all" or _on_test(one.path)]
     unreadable = sum(_is_image_name(path) for path, _ in skipped)
-    kept, rows = [], []
+    kept, answers = [], []
     stream = bundle.stream(index.root / image.path for image in index.images)
     for done, (image, answer) in enumerate(zip(index.images, stream, strict=True), start=1):
         progress(done, len(index.images))
@@ -255,7 +334,7 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
             unreadable += 1
         else:
             kept.append(image)
-            rows.append(answer.probabilities)
+            answers.append(answer)
     if not kept:
         reasons = "\n".join(f"  {path}: {reason}" for path, reason in skipped[:5])
         raise DataError(
@@ -266,11 +345,16 @@ def _score(bundle: Bundle, index: DatasetIndex, side: str, progress: Callable[[i
     predictions = task.predictions(
         tuple(image.path for image in kept),
         task.truth(index),
-        np.stack(rows),
+        np.stack([answer.probabilities for answer in answers]),
         bundle.classes,
         bundle.manifest.thresholds,
     )
-    return Evaluation(predictions, task.score(predictions), side, tuple(skipped), unreadable, bundle.precision)
+    found = Evaluation(predictions, task.score(predictions), side, tuple(skipped), unreadable, bundle.precision)
+    decisions = [answer.decision for answer in answers if answer.decision is not None]
+    if len(decisions) < len(answers):  # the bundle is of an earlier schema
+        return found
+    targets = tuple(map(parse_target, bundle.manifest.targets))
+    return replace(found, decisions=np.stack(decisions), point=bundle.manifest.point, targets=targets)
 
 
 def _on_test(path: str) -> bool:

@@ -350,7 +350,8 @@ def evaluate(
         typer.echo("\n".join(evaluation_lines(result)))
     if json is not None:
         skipped = [{"path": path, "reason": reason} for path, reason in result.skipped]
-        write_json(json, {"side": result.side, **result.metrics.to_json(), "skipped": skipped})
+        decided = {} if result.decided is None else {"decisions": result.decided.to_json()}
+        write_json(json, {"side": result.side, **result.metrics.to_json(), **decided, "skipped": skipped})
     raise typer.Exit(4 if result.unreadable else 0)
 
 
@@ -375,7 +376,7 @@ def compare(
     if html is not None:
         result.save_html(html)
     if json is not None:
-        write_json(json, result.found.to_json())
+        write_json(json, result.to_json())
 
 
 @app.command()

@@ -13,12 +13,14 @@ from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.rates import Rate
+from cvtune.evaluation.words import judgements, point_line
 from cvtune.rundir import RunDir
 
 if TYPE_CHECKING:
     from cvtune.bundle.lighter.add import Lighter
     from cvtune.bundle.lighter.tally import Loss
     from cvtune.bundle.variants import Variant
+    from cvtune.evaluation.outcomes import Outcome
 
 _MOST: Final = 40  # parts that are listed
 
@@ -28,6 +30,9 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     which = "its test/ side only" if result.side == "test" else "all of it"
     figures = result.metrics
     lines = _multi_lines(figures, which) if isinstance(figures, MultiMetrics) else _single_lines(figures, which)
+    if result.decided is not None:
+        aims = judgements(result.targets, result.decided, result.words)
+        lines[1:1] = [f"by its limits: {point_line(result.decided, result.words)}", *aims]
     lines += [f"answered by the model in {result.precision}"] if result.precision != "float32" else []
     if result.skipped:
         lines += ["", f"{len(result.skipped)} files not scored:"]
@@ -78,7 +83,20 @@ def compared_lines(result: Compared) -> list[str]:
         ),
         "",
         found.sentence,
+        *_outcome_lines(result.outcomes),
     ]
+
+
+def _outcome_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    if not outcomes:
+        return []
+    cells = [("by the limits of each", "first", "second", "new", "no more", "by chance")]
+    cells += [
+        (one.name, str(one.first), str(one.second), str(len(one.new)), str(len(one.gone)), f"{one.p:.3f}")
+        for one in outcomes
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)]
 
 
 def repeated_lines(result: Repeated) -> list[str]:

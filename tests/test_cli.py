@@ -482,7 +482,11 @@ def test_evaluate(cvtune: Command, parts: Path, quick_run: Path, tmp_path: Path)
     assert {"side": "all", "n": 96, "skipped": []}.items() <= figures.items()
     assert out.startswith(f"{figures['right']} of 96 images right: {figures['accuracy']:.3f} [")
     assert "(all of it)" in out
-    assert [line.split()[0] for line in out.splitlines()[3:]] == ["class", "dent", "ok", "scratch", "stain"]
+    escapes, overkill = (figures["decisions"][name] for name in ("escapes", "overkill"))
+    assert (escapes["n"], overkill["n"]) == (72, 24)
+    assert f"by its limits: escape {escapes['k']} of 72 (at most " in out
+    start = out.splitlines().index("") + 1
+    assert [line.split()[0] for line in out.splitlines()[start:]] == ["class", "dent", "ok", "scratch", "stain"]
 
 
 def test_evaluate_quietly(cvtune: Command, parts: Path, quick_run: Path) -> None:

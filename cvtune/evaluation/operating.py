@@ -24,7 +24,7 @@ from cvtune.errors import ConfigError, RunError
 from cvtune.evaluation.multilabel import pick_thresholds
 from cvtune.evaluation.objective import Costs, Objective, Target, Words, parse_target
 from cvtune.evaluation.rates import Rate
-from cvtune.evaluation.verdict import Decided, count_labels, inspect, sort
+from cvtune.evaluation.verdict import Decided, count
 from cvtune.rundir import read_json, write_json
 
 Floats = NDArray[np.float32]
@@ -94,12 +94,7 @@ class ChosenPoint:
 
     def counted(self, probabilities: Floats, truth: NDArray[Any], novelty: Floats | None = None) -> Decided:
         """What the limits make of a side; as for :meth:`decide`, with the truth, int64 [N] or bool [N, K]."""
-        decisions = self.decide(probabilities, novelty)
-        if self.limits.several:
-            return count_labels(decisions, truth, self.classes)
-        if self.limits.ok:
-            return inspect(self.limits, decisions, truth, self.classes)
-        return sort(decisions, truth, self.classes)
+        return count(self.limits, self.decide(probabilities, novelty), truth, self.classes)
 
     def said(self, probabilities: Floats, novelty: float | None = None) -> str:
         """The decision about one image, [K], in words: OK, "NG (dent)", a class, REVIEW; of several labels its own."""

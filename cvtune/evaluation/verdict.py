@@ -199,6 +199,15 @@ def count_labels(decisions: Ints, truth: Bools, classes: tuple[str, ...]) -> Lab
     return counts(decisions, truth, each)
 
 
+def count(point: OperatingPoint, decisions: Ints, truth: NDArray[Any], classes: tuple[str, ...]) -> Decided:
+    """Count decisions int64 [N], or [N, K] with several labels, against the truth, as the limits mean them."""
+    if point.several:
+        return count_labels(decisions, truth, classes)
+    if point.ok:
+        return inspect(point, decisions, truth, classes)
+    return sort(decisions, truth, classes)
+
+
 def proof(rate: Rate, target: Target | None, words: tuple[str, str]) -> str:
     """What a count proves of a rate, and how many images without a mistake would prove the target.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune.evaluation.multilabel import MultiPredictions
+from cvtune.evaluation.outcomes import Outcome
 from cvtune.evaluation.paired import Answers, Versus
 from cvtune.report.render import write_page
 from cvtune.report.thumbnails import Thumbnail, Thumbnails
@@ -28,12 +30,28 @@ class Changed:
     thumbnail: Thumbnail
 
 
+@dataclass(frozen=True)
+class Wall:
+    """Images that changed sides in one way.
+
+    Attributes:
+        title: the way.
+        of: how many there are.
+        shown: as many of them as are shown.
+    """
+
+    title: str
+    of: int
+    shown: tuple[Changed, ...]
+
+
 def build_versus_page(
     path: Path,
     names: tuple[str, str],
     first: Answers,
     second: Answers,
     found: Versus,
+    outcomes: Sequence[Outcome],
     *,
     folder: Path | None,
     untrusted: bool = False,
@@ -46,6 +64,7 @@ def build_versus_page(
         first: answers of the one at hand.
         second: of the other one, about the same images in the same order.
         found: how they compare.
+        outcomes: how their decisions compare, if they do.
         folder: where the images' paths start; None shows no pictures.
         untrusted: read the pictures in a child process.
 
@@ -53,11 +72,22 @@ def build_versus_page(
         `path`.
     """
     with Thumbnails(folder, untrusted=untrusted) as thumbnails:
-        right, wrong = (
-            tuple(_changed(first, second, row, thumbnails) for row in rows[:MOST])
-            for rows in (found.newly_right, found.newly_wrong)
+        walls = tuple(
+            Wall(title, len(rows), tuple(_changed(first, second, row, thumbnails) for row in rows[:MOST]))
+            for title, rows in _sides(found, outcomes)
+            if rows
         )
-    return write_page(path, "versus.html.j2", names=names, found=found, right=right, wrong=wrong, n=found.first.n)
+    return write_page(path, "versus.html.j2", names=names, found=found, outcomes=outcomes, walls=walls, n=found.first.n)
+
+
+def _sides(found: Versus, outcomes: Sequence[Outcome]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for one in outcomes:
+        if one.name in ("escapes", "wrong"):
+            what = "Escapes" if one.name == "escapes" else "Wrong decisions"
+            yield f"{what}, new", one.new
+            yield f"{what}, no more", one.gone
+    yield "Newly right", found.newly_right
+    yield "Newly wrong", found.newly_wrong
 
 
 def _changed(first: Answers, second: Answers, row: int, thumbnails: Thumbnails) -> Changed:

@@ -433,9 +433,19 @@ def test_two_runs_are_compared_on_the_same_images(
     found = tree(figures)
     assert found["newly_right"] - found["newly_wrong"] == second["right"] - first["right"]
     shown = assert_inert(page.read_text(encoding="utf-8"))
-    assert len(shown.all("img")) == found["newly_right"] + found["newly_wrong"]
+    decisions = {one["name"]: one for one in found["decisions"]}
+    told = [library.load_run(run).metrics["decisions"]["test"] for run in (quick_run, other)]
+    for name, key in (("escapes", "escapes"), ("overkill", "overkill"), ("REVIEW", "review")):
+        one = decisions[name]
+        assert [one["first"]["k"], one["second"]["k"]] == [side[key]["k"] for side in told]
+        assert one["new"] - one["gone"] == told[1][key]["k"] - told[0][key]["k"]
+        assert re.search(rf"^{name} +{one['first']['k']} of {one['first']['n']} +{one['second']['k']} of ", out, re.M)
+    escapes = decisions["escapes"]["new"] + decisions["escapes"]["gone"]
+    assert len(shown.all("img")) == found["newly_right"] + found["newly_wrong"] + escapes
+    assert "Decisions, by the limits of each" in shown.text
     asked = cvtune("compare", quick_run, other / "bundle", "--data", parts)[1]
     assert " of 96 right" in asked
+    assert re.search(r"^overkill +\d+ of 24 +\d+ of 24 ", asked, re.M)
     shutil.rmtree(tmp_path / "other")
     assert cvtune("compare", quick_run, tmp_path / "other")[0] == 2
 
