@@ -65,10 +65,10 @@ CASES = (
 )
 
 
-def run(case: Case, data: Path, *, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Fit one folder in a new process; returns what is kept of it."""
+def run(case: Case, data: Path, *, more: Sequence[str] = (), runs: Path | None = None) -> dict[str, Any]:
+    """Fit one folder in a new process; returns what is kept of it. The run stays in `runs`, where that is given."""
     with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / case.name
+        out = (runs or Path(scratch)) / case.name
         command = [sys.executable, "-m", "cvtune", "fit", str(case.folder(data)), *case.flags, *more, "--out", str(out)]
         started = time.monotonic()
         process = subprocess.Popen(command, env=os.environ | own_homes(Path(scratch)))
@@ -214,11 +214,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES])
     parser.add_argument("--readme", type=Path)
+    parser.add_argument("--runs", type=Path, help="keep the runs here")
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     for case in CASES:
         if args.only is None or case.name in args.only:
-            kept = json.dumps(run(case, args.data), indent=2, ensure_ascii=False)
+            kept = json.dumps(run(case, args.data, runs=args.runs), indent=2, ensure_ascii=False)
             (RESULTS / f"{case.name}.json").write_text(kept + "\n", encoding="utf-8")
     if args.readme:
         write_readme(args.readme)
