@@ -130,8 +130,8 @@ def machine() -> dict[str, Any]:
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The README's table; every rate with its counts and its 95 % interval."""
     lines = [
-        "| folder | test images right | balanced accuracy | AUROC | first model | all |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| folder | test images right | balanced accuracy | AUROC | first model | all | processor |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     titles = {case.name: case.title for case in CASES}
     for one in results:
@@ -143,6 +143,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"{test['auroc']:.3f}",
             f"{one['seconds_to_first_model']:.0f} s",
             f"{one['seconds'] / 60:.1f} min",
+            one["machine"]["processor"].replace("(R)", "").removesuffix(" Processor"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from cvtune_edge.manifest import LABEL_SEPARATOR
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -23,7 +24,6 @@ from threadpoolctl import threadpool_limits
 
 from cvtune.audit.finding import EXAMPLES
 from cvtune.audit.folds import FOLDS, Ints, split_folds, stand_together, strata, too_small
-from cvtune.data.cells import LABEL_SEPARATOR
 from cvtune.data.index import DatasetIndex
 
 Floats = NDArray[np.float32]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cvtune_edge.manifest import LABEL_SEPARATOR
+
 from cvtune.audit.copies import conflicts
 from cvtune.audit.duplicates import Pair
 from cvtune.audit.labels import Suspect
-from cvtune.data.cells import LABEL_SEPARATOR
 from cvtune.data.index import DatasetIndex, write_rows
 
 _COLUMNS: Final = ("path", "label", "new_label", "p_label", "p_new", "reason")

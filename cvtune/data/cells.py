@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cvtune_edge.manifest import LABEL_SEPARATOR
+
 from cvtune.errors import DataError
 
-LABEL_SEPARATOR: Final = ";"  # between the labels of one image, wherever they are text
 _PARQUET: Final = frozenset({".parquet", ".pq"})
 TABLE_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"}) | _PARQUET
 KNOWN: Final = ("path", "label", "labels", "group", "side")  # columns with a meaning of their own

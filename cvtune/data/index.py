@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from cvtune_edge.files import natural_key
+from cvtune_edge.manifest import LABEL_SEPARATOR
 
-from cvtune.data.cells import LABEL_SEPARATOR
 from cvtune.data.classmap import ClassMap, apply_map
 from cvtune.data.folder import Found, Skipped, in_order, walk
 from cvtune.data.table import Table, is_table, read_table, split_labels

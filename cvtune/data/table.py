@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvtune_edge.files import natural_key
+from cvtune_edge.manifest import LABEL_SEPARATOR
 
-from cvtune.data.cells import LABEL_SEPARATOR, LAYOUT, TABLE_SUFFIXES, Cells, Problem, read_cells
+from cvtune.data.cells import LAYOUT, TABLE_SUFFIXES, Cells, Problem, read_cells
 from cvtune.data.folder import SIDE_NAMES, Found, Skipped, not_an_image, printable
 from cvtune.errors import DataError
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from cvtune_edge import table
+from cvtune_edge.manifest import LABEL_SEPARATOR
 from cvtune_edge.results import Prediction
 from numpy.typing import NDArray
 from sklearn import metrics as sk
@@ -23,7 +24,6 @@ from cvtune.rundir import write_bytes
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-_SEPARATOR: Final = ";"
 _LABEL: Final = 2  # path,truth,label,probability,p:...
 _FEW: Final = 5  # images with a label; with fewer a threshold would be luck
 
@@ -95,8 +95,8 @@ class MultiPredictions:
         for i, name in enumerate(self.paths):
             said = self.names(self.said[i])
             best = float(self.probabilities[i].max())
-            prediction = Prediction(name, _SEPARATOR.join(said), best, self.probabilities[i], labels=said)
-            lines.append(csv_line(table.row(prediction, truth=_SEPARATOR.join(self.names(self.truth[i])))))
+            prediction = Prediction(name, LABEL_SEPARATOR.join(said), best, self.probabilities[i], labels=said)
+            lines.append(csv_line(table.row(prediction, truth=LABEL_SEPARATOR.join(self.names(self.truth[i])))))
         write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
     def names(self, row: Bools) -> tuple[str, ...]:
@@ -266,7 +266,7 @@ def _score_label(predictions: MultiPredictions, k: int) -> LabelMetrics:
 
 
 def _flags(cell: str, classes: Sequence[str]) -> list[bool]:
-    names = set(cell.split(_SEPARATOR)) if cell else set()
+    names = set(cell.split(LABEL_SEPARATOR)) if cell else set()
     unknown = names - set(classes)
     if unknown:
         raise ValueError(f"unknown label '{min(unknown)}'")

@@ -13,12 +13,11 @@ from cvtune.evaluation.multilabel import MultiPredictions
 from cvtune.evaluation.notable import notable
 from cvtune.evaluation.operating import ChosenPoint
 from cvtune.evaluation.predictions import Predictions
-from cvtune.evaluation.studies import ALIKE, RANDOMISED, Alike, Explained
+from cvtune.evaluation.studies import ALIKE, Alike, Explained
 from cvtune.report.facts import Facts, Scored
 from cvtune.report.heat import View, warmed
 from cvtune.report.thumbnails import SMALL, Thumbnail, Thumbnails, encoded
 
-UNTRUSTED: Final = RANDOMISED
 _MOST_PICKS: Final = 24
 
 

@@ -13,11 +13,12 @@ from cvtune.audit.finding import EXAMPLES
 from cvtune.evaluation.metrics import Metrics
 from cvtune.evaluation.multilabel import MultiMetrics
 from cvtune.evaluation.notable import SUSPECTS
+from cvtune.evaluation.studies import RANDOMISED
 from cvtune.report.decisions import Decisions, decisions_of
 from cvtune.report.explore import Explorer, explorer_of, script
 from cvtune.report.facts import Facts, Scored, read_facts
 from cvtune.report.figures import MOST_CLASSES, confusion_chart, curves_chart, sides_chart
-from cvtune.report.gallery import UNTRUSTED, Gallery, Pictures, Why, gallery_of, pictures_of
+from cvtune.report.gallery import Gallery, Pictures, Why, gallery_of, pictures_of
 from cvtune.report.render import write_page
 from cvtune.report.studied import MOST_ROWS, studied_of
 from cvtune.report.thumbnails import Thumbnail, Thumbnails
@@ -114,7 +115,7 @@ def build_report(run: RunDir, facts: Facts | None = None) -> Path:
         most_skipped=_MOST_SKIPPED,
         most_examples=EXAMPLES,
         most_rows=MOST_ROWS,
-        untrusted_rank=UNTRUSTED,
+        untrusted_rank=RANDOMISED,
     )
 
 

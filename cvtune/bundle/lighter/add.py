@@ -15,7 +15,8 @@ import onnx
 from cvtune_edge.errors import ImageError
 from cvtune_edge.golden import index_of
 from cvtune_edge.manifest import MODEL_FILE, PLAIN
-from cvtune_edge.runtime import Bundle, read_model
+from cvtune_edge.opening import read_model
+from cvtune_edge.runtime import Bundle
 from cvtune_edge.session import open_session
 from numpy.typing import NDArray
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvtune_edge.manifest import Manifest
-from cvtune_edge.runtime import Bundle, open_model
+from cvtune_edge.opening import open_model
+from cvtune_edge.runtime import Bundle
 
 Ask = Callable[[], object]
 

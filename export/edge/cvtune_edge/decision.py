@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cvtune_edge.manifest import SEPARATOR
+from cvtune_edge.manifest import LABEL_SEPARATOR
 
 REVIEW: Final = -1
 NEVER: Final = 2.0  # a limit that no probability reaches
@@ -105,7 +105,7 @@ class OperatingPoint:
         if self.several:
             marks = {1: "", REVIEW: "?"}
             told = zip(classes, decision.tolist(), strict=True)
-            return SEPARATOR.join(name + marks[one] for name, one in told if one in marks)
+            return LABEL_SEPARATOR.join(name + marks[one] for name, one in told if one in marks)
         if decision == REVIEW:
             return "REVIEW"
         name = classes[int(decision)]

@@ -27,13 +27,13 @@ READABLE: Final = (1, 2, 3)  # schema 1: 8 bits, classes that exclude each other
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 PIXEL_TYPES: Final = ("uint8", "uint16", "float32")
-SEPARATOR: Final = ";"  # between the labels of one image
 COLOURS: Final = ("rgb", "bgr", "gray")
 PLAIN: Final[Mapping[str, Any]] = {
     "colour": "rgb",
     "shape": None,
     "heatmap": False,
 }  # a variant that takes and gives what model.onnx does
+LABEL_SEPARATOR: Final = ";"  # between the labels of one image, wherever they are text
 NOVELTY_KINDS: Final = ("knn", "mahalanobis")
 
 _EIGHT_BIT: Final[Mapping[str, Any]] = {"pixels": "uint8", "background": [255, 255, 255]}
@@ -473,7 +473,7 @@ _PAIRS: Final[dict[tuple[str, ...], tuple[Callable[..., bool], str]]] = {
     ("files", "variants"): (lambda files, variants: set(variants) <= set(files), "variants among the files"),
     ("limits", "novelty"): (_has_a_distance, "a distance where there is a limit of it"),
     ("task", "classes"): (
-        lambda task, classes: task == "single" or not any(SEPARATOR in name for name in classes),
-        f"names without '{SEPARATOR}', which stands between the labels of an image",
+        lambda task, classes: task == "single" or not any(LABEL_SEPARATOR in name for name in classes),
+        f"names without '{LABEL_SEPARATOR}', which stands between the labels of an image",
     ),
 }
