@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks.bounds import PROBE_ONLY, fit
 from benchmarks.figures import RESULTS, machine
 from cvtune import Run, load_run
-from cvtune.api import Decided
+from cvtune.api import Decision
 from cvtune.evaluation.novelty import auroc
 
 CLASSES: Final = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
@@ -77,9 +77,9 @@ def signs(data: Path, scratch: Path, settings: str) -> dict[str, Any]:
 
 def asked(run: Run, files: Iterable[Path]) -> tuple[NDArray[np.float32], int]:
     """Distances [n] of pictures, and how many of them go to REVIEW."""
-    answers = [answer for answer in run.decide(list(files)) if isinstance(answer, Decided)]
+    answers = [answer for answer in run.decide(list(files)) if isinstance(answer, Decision)]
     distances = np.array([answer.novelty for answer in answers], np.float32)
-    return distances, sum(answer.decision == "REVIEW" for answer in answers)
+    return distances, sum(answer.said == "REVIEW" for answer in answers)
 
 
 def _test_files(run: Run, folder: Path) -> list[Path]:
