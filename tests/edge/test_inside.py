@@ -139,7 +139,7 @@ def test_the_bytes_that_were_checked_are_those_that_run(
         real(data)
         (folder / "model.onnx").write_bytes(tiny_model(CLASSES, divide_by=1.0).SerializeToString())
 
-    monkeypatch.setattr(runtime, "check_model", exchange)
+    monkeypatch.setattr(opening, "check_model", exchange)
     assert Bundle(folder).predict(frame).probabilities.tobytes() == expected.probabilities.tobytes()
     with pytest.raises(BundleError, match=r"model\.onnx: changed after the export"):
         Bundle(folder)
