@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cvtune_edge import inside, runtime
+from cvtune_edge import inside, opening
 from cvtune_edge.bench_timed import Setting, Timed
 from cvtune_edge.errors import BundleError
 from cvtune_edge.inside import RefusedError, hash_inside, problems_inside, read_inside, stays_inside
