@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cvtune.evaluation.operating import ChosenPoint
@@ -29,7 +29,7 @@ class Decisions:
     Attributes:
         rates: name, rate and what it is of.
         study: of the images that were decided; empty where no class is good.
-        by_class: mistakes of each class.
+        by_class: mistakes of each class, the worst first.
         mistake: what they are.
     """
 
@@ -43,7 +43,7 @@ def decisions_of(scored: Scored, point: ChosenPoint) -> Decisions:
     """Decide the answers of a side and count."""
     found = scored.decided(point)
     study = tuple(_study(found)) if isinstance(found, Inspection) else ()
-    return Decisions(tuple(_rates(found)), study, tuple(_by_class(found)), _MISTAKES[type(found).__name__])
+    return Decisions(tuple(_rates(found)), study, _worst_first(_by_class(found)), _MISTAKES[type(found).__name__])
 
 
 _MISTAKES = {"Inspection": "Escapes", "Sorting": "Wrong decisions", "LabelCounts": "Missed"}
@@ -68,6 +68,10 @@ def _by_class(found: Decided) -> Iterator[tuple[str, Rate]]:
         yield from found.by_class.items()
     else:
         yield from ((name, one.escapes) for name, one in found.by_label.items())
+
+
+def _worst_first(rates: Iterable[tuple[str, Rate]]) -> tuple[tuple[str, Rate], ...]:
+    return tuple(sorted(rates, key=lambda one: -(one[1].value or 0.0)))
 
 
 def _study(found: Inspection) -> Iterator[StudyRow]:

@@ -67,10 +67,11 @@ class Sets:
     """Sets of classes for the images of a side, each to hold the truth as often as `level`.
 
     Attributes:
-        level: promised for each class.
+        level: promised for each class; for all images together where most classes have too few images of their own.
+        by_class: which of the two.
         fitted_on: images.
         held: sets that hold the truth.
-        by_class: likewise.
+        held_of: likewise of the images of each class.
         size: mean number of classes.
         single: sets of one class.
         empty: sets of none.
@@ -78,9 +79,10 @@ class Sets:
     """
 
     level: float
+    by_class: bool
     fitted_on: int
     held: Rate
-    by_class: tuple[tuple[str, Rate], ...]
+    held_of: tuple[tuple[str, Rate], ...]
     size: float
     single: Rate
     empty: Rate
@@ -241,11 +243,15 @@ def _sets(scored: Scored, facts: Facts) -> Sets | None:
     if known.classes != answers.classes:
         return None
     fitted = fit_sets(known.probabilities, known.truth, _LEVEL)
+    by_class = 2 * sum(limit > 0 for limit in fitted.limits) > len(fitted.limits)
+    if not by_class:
+        fitted = fit_sets(known.probabilities, known.truth, _LEVEL, by_class=False)
     sets = fitted.sets(answers.probabilities)
     holds, sizes = sets[np.arange(len(sets)), answers.truth], sets.sum(axis=1)
     classes = tuple(enumerate(answers.classes))
     return Sets(
         _LEVEL,
+        by_class,
         len(known.paths),
         _rate(holds),
         tuple((name, _rate(holds[answers.truth == k])) for k, name in classes if (answers.truth == k).any()),

@@ -172,10 +172,11 @@ def test_sets_of_classes_are_counted_on_the_test_side(run: RunDir) -> None:
     assert found.sets is not None
     assert found.sets.fitted_on == 90
     assert found.sets.held == Rate(int(holds.sum()), 120)
-    assert dict(found.sets.by_class)["ok"] == Rate(int(holds[30:90].sum()), 60)
+    assert dict(found.sets.held_of)["ok"] == Rate(int(holds[30:90].sum()), 60)
     assert found.sets.size == pytest.approx(sets.sum(axis=1).mean())
     assert found.sets.single == Rate(int((sets.sum(axis=1) == 1).sum()), 120)
     assert found.sets.few == ()
+    assert found.sets.by_class
     text = assert_inert(build_report(run).read_text(encoding="utf-8")).text
     assert f"{found.sets.held}" in text
     assert "limits from 90 images that training had not seen" in text
@@ -191,6 +192,21 @@ def test_folds_stand_in_for_a_calibration_side(run: RunDir) -> None:
     assert found.sets.fitted_on == 48
     assert found.sets.few == ("scratch",), "eight images"
     assert trust_of(facts.scored[1], facts).sets is None, "they would be counted where they were fitted"
+
+
+def test_where_most_classes_are_too_small_one_limit_serves_all(run: RunDir) -> None:
+    kept = answers(CLASSES, [f"calib/{i}.png" for i in range(45)], [i % 3 for i in range(45)], wrong_every=20)
+    kept.save(run.predictions("calib"))
+    found, _ = trust(run)
+    tested = Predictions.load(run.predictions("test"))
+    sets = fit_sets(kept.probabilities, kept.truth, 0.95, by_class=False).sets(tested.probabilities)
+    assert found.sets is not None
+    assert not found.sets.by_class, "fifteen of each class, nineteen are needed"
+    assert found.sets.held == Rate(int(sets[np.arange(120), tested.truth].sum()), 120)
+    assert found.sets.size == pytest.approx(sets.sum(axis=1).mean())
+    assert found.sets.few == ()
+    text = assert_inert(build_report(run).read_text(encoding="utf-8")).text
+    assert "for 95 % of the images (split-conformal, one limit from 45 images" in text
 
 
 def test_sets_of_other_classes_are_left_out(run: RunDir) -> None:
