@@ -350,8 +350,9 @@ def evaluate(
         typer.echo("\n".join(evaluation_lines(result)))
     if json is not None:
         skipped = [{"path": path, "reason": reason} for path, reason in result.skipped]
-        decided = {} if result.decided is None else {"decisions": result.decided.to_json()}
-        write_json(json, {"side": result.side, **result.metrics.to_json(), **decided, "skipped": skipped})
+        decided = result.decided
+        decisions = {} if decided is None else {"decisions": decided.to_json()}
+        write_json(json, {"side": result.side, **result.metrics.to_json(), **decisions, "skipped": skipped})
     raise typer.Exit(4 if result.unreadable else 0)
 
 

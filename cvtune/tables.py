@@ -30,9 +30,9 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     which = "its test/ side only" if result.side == "test" else "all of it"
     figures = result.metrics
     lines = _multi_lines(figures, which) if isinstance(figures, MultiMetrics) else _single_lines(figures, which)
-    if result.decided is not None:
-        aims = judgements(result.targets, result.decided, result.words)
-        lines[1:1] = [f"by its limits: {point_line(result.decided, result.words)}", *aims]
+    if (decided := result.decided) is not None:
+        aims = judgements(result.targets, decided, result.words)
+        lines[1:1] = [f"by its limits: {point_line(decided, result.words)}", *aims]
     lines += [f"answered by the model in {result.precision}"] if result.precision != "float32" else []
     if result.skipped:
         lines += ["", f"{len(result.skipped)} files not scored:"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from cvtune_edge.decision import REVIEW, OperatingPoint
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
+from cvtune.evaluation.paired import mcnemar
 from cvtune.evaluation.predictions import Predictions
 from cvtune.evaluation.rates import Rate
 
@@ -97,8 +97,6 @@ def outcomes(first: Judged, second: Judged) -> tuple[Outcome, ...]:
 def _outcome(name: str, first: tuple[Bools, Bools], second: tuple[Bools, Bools]) -> Outcome:
     (one, of), (other, _) = first, second
     new, gone = np.flatnonzero(other & ~one), np.flatnonzero(one & ~other)
-    changed = len(new) + len(gone)
-    p = float(binomtest(len(new), changed).pvalue) if changed else 1.0
     images = int(of.sum())
     rates = Rate(int(one.sum()), images), Rate(int(other.sum()), images)
-    return Outcome(name, *rates, tuple(new.tolist()), tuple(gone.tolist()), p)
+    return Outcome(name, *rates, tuple(new.tolist()), tuple(gone.tolist()), mcnemar(len(new), len(gone)))

@@ -135,16 +135,20 @@ def versus(first: Answers, second: Answers, *, seed: int = 0) -> Versus:
     """
     check_same(first, second)
     right, left = second.right & ~first.right, first.right & ~second.right
-    changed = int(right.sum() + left.sum())
     sure = second.probabilities.max(axis=1)
     return Versus(
         Rate(int(first.right.sum()), len(first.paths)),
         Rate(int(second.right.sum()), len(first.paths)),
         _surest(right, sure),
         _surest(left, sure),
-        float(binomtest(int(right.sum()), changed).pvalue) if changed else 1.0,
+        mcnemar(int(right.sum()), int(left.sum())),
         _differences(first, second, seed),
     )
+
+
+def mcnemar(one: int, other: int) -> float:
+    """Chance of so uneven a split of the images that changed sides, were both ways equally likely (McNemar, exact)."""
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
 def _surest(changed: NDArray[np.bool_], sure: NDArray[np.float32]) -> tuple[int, ...]:

@@ -178,7 +178,7 @@ def test_a_mask_leaves_maps_out_and_a_crop_is_told(steel_copy: RunDir) -> None:
 
 
 def test_maps_that_show_nothing_of_the_model_are_not_to_be_trusted(steel_copy: RunDir) -> None:
-    assert RANDOMISED == RANDOMISED
+    assert RANDOMISED < 0.87
     add_studies(steel_copy, head_rank=0.87)
     page = read(steel_copy)
     assert "Do not trust these heat maps" in page.text
