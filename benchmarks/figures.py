@@ -28,7 +28,6 @@ from cvtune.rundir import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,18 @@ def stored() -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
 
 
+def tables(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """What stands in the README between which markers."""
+    return {
+        ("<!-- figures -->", "<!-- /figures -->"): table(results),
+        ("<!-- calibration -->", "<!-- /calibration -->"): calibrations(results),
+    }
+
+
 def write_readme(readme: Path) -> None:
     """Put the tables of the stored results between their markers."""
-    results = stored()
-    write_between(readme, (BEGIN, END), table(results))
-    write_between(readme, ("<!-- calibration -->", "<!-- /calibration -->"), calibrations(results))
+    for markers, text in tables(stored()).items():
+        write_between(readme, markers, text)
 
 
 def write_between(readme: Path, markers: tuple[str, str], text: str) -> None:

@@ -49,16 +49,15 @@ def test_the_kept_results_meet_the_bounds(figures: Any) -> None:
 
 def test_the_readme_shows_the_kept_results(figures: Any, repo: Path) -> None:
     text = (repo / "README.md").read_text(encoding="utf-8")
-    shown = text.split(figures.BEGIN)[1].split(figures.END)[0].strip()
-    assert shown == figures.table(figures.stored())
+    for (begin, end), table in figures.tables(figures.stored()).items():
+        assert text.split(begin)[1].split(end)[0].strip() == table
 
 
-def test_the_table_is_replaced_between_its_markers(figures: Any, tmp_path: Path) -> None:
+def test_the_tables_are_replaced_between_their_markers(figures: Any, tmp_path: Path) -> None:
+    tables = figures.tables(figures.stored())
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{figures.BEGIN}\nstale\n{figures.END}\nafter\n", encoding="utf-8")
+    stale = "".join(f"before\n{begin}\nstale\n{end}\nafter\n" for begin, end in tables)
+    readme.write_text(stale, encoding="utf-8")
     figures.write_readme(readme)
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "stale" not in text
-    assert figures.table(figures.stored()) in text
+    fresh = "".join(f"before\n{begin}\n{table}\n{end}\nafter\n" for (begin, end), table in tables.items())
+    assert readme.read_text(encoding="utf-8") == fresh
